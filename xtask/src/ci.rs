@@ -1,0 +1,46 @@
+//! `ci`: what CI runs, and what a person runs before pushing.
+
+use crate::env::{self, Env};
+use crate::{Verdict, flags, output};
+use anyhow::Context;
+use std::time::Instant;
+use xshell::{Cmd, Shell, cmd};
+
+impl flags::Ci {
+    pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
+        let shell = Shell::new().context("cannot start a shell")?;
+        shell.change_dir(env::built_in());
+        let mut failed = Vec::new();
+        let mut step = |name: &'static str, command: Cmd| -> anyhow::Result<()> {
+            output::print(&format!("==> {name}: {command}\n"))?;
+            let started = Instant::now();
+            let passed = command.quiet().run().is_ok();
+            failed.extend((!passed).then_some(name));
+            let said = if passed { "ok" } else { "FAILED" };
+            output::print(&format!("<== {name}: {said} in {:.1} s\n", started.elapsed().as_secs_f64()))
+        };
+        if has_component(&shell, "fmt", env)? {
+            step("fmt", cmd!(shell, "cargo fmt --all --check"))?;
+        }
+        if has_component(&shell, "clippy", env)? {
+            step("clippy", cmd!(shell, "cargo clippy --workspace --all-targets --locked -- -D warnings"))?;
+        }
+        step("test", cmd!(shell, "cargo test --workspace --locked"))?;
+        step("smokes", cmd!(shell, "cargo xtask smokes"))?;
+        if failed.is_empty() {
+            return Ok(Verdict::Yes);
+        }
+        output::complain(&format!("ERROR: failed: {}\n", failed.join(", ")));
+        Ok(Verdict::No)
+    }
+}
+
+/// Whether `cargo NAME` is installed. In CI it must be: a check that is silently left
+/// out is no check.
+fn has_component(shell: &Shell, name: &str, env: &Env) -> anyhow::Result<bool> {
+    let is_there = cmd!(shell, "cargo {name} --version").quiet().ignore_stdout().ignore_stderr().run().is_ok();
+    if !is_there && !env.ci {
+        output::print(&format!("SKIP: {name} (not installed: rustup component add rustfmt clippy)\n"))?;
+    }
+    Ok(is_there || env.ci)
+}

@@ -1,0 +1,67 @@
+//! The whole command line on one page; no logic.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Looks at the scrape lock and readies scrapes.
+///
+/// Exit codes: 0 safe, passed or complete; 1 the answer is no; 2 it could not be told.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+pub(crate) struct Xtask {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    LockStatus(LockStatus),
+    Smokes(Smokes),
+    Ci(Ci),
+}
+
+/// Say whether the scrape lock is held, and by whom, without ever taking it.
+///
+/// Exit 0: safe to scrape (free or stale). Exit 1: held. Exit 2: cannot be told.
+#[derive(Args)]
+pub(crate) struct LockStatus {
+    /// The scrape config, JSON or TOML [default: $DCE_CONFIG_FILE, then config/scrape-targets.json in the repository]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) config: Option<PathBuf>,
+    /// How to print the answer
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub(crate) format: Format,
+}
+
+/// Run the offline end-to-end cases against this very program.
+///
+/// Exit 0: all passed. Exit 1: some failed. Exit 2: they could not be run.
+#[derive(Args)]
+pub(crate) struct Smokes {
+    /// Run only the cases whose name contains one of these; a whole name selects just that case
+    #[arg(value_name = "FILTER")]
+    pub(crate) filters: Vec<String>,
+    /// Print the names instead of running anything
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// How `--list` prints
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub(crate) format: Format,
+    /// How many cases run at once [default: the number of processors]
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<std::num::NonZeroUsize>,
+    /// Test this program instead
+    #[arg(long, value_name = "PATH")]
+    pub(crate) bin: Option<PathBuf>,
+}
+
+/// Run what CI runs: formatting, lints, tests, smokes.
+#[derive(Args)]
+pub(crate) struct Ci {}
+
+/// For people or for programs.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    Json,
+}

@@ -1,0 +1,109 @@
+//! Who really has the locked descriptor.
+//!
+//! The pid in `/proc/locks` is that of whoever took the lock: for the host runner the
+//! `flock` program, long gone. The lock belongs to the open file description, and the
+//! processes that share it have a `lock:` line for it in `/proc/PID/fdinfo/FD`.
+
+use crate::lock::identity::{LockFile, stat_id};
+use crate::lock::proc;
+use crate::lock::table::{Entry, LockType, fdinfo_entries};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, readlinkat};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// A process that has the locked descriptor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) pid: i32,
+    /// The program's name; foreign text.
+    pub(crate) command: String,
+}
+
+/// What a look through all processes found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Search {
+    /// By pid.
+    pub(crate) holders: Vec<Holder>,
+    /// Every process could be looked into.
+    pub(crate) is_complete: bool,
+}
+
+/// Looks for `file`'s lock among the descriptors of every process.
+pub(crate) fn search(file: &LockFile) -> Search {
+    let mut search = Search { holders: Vec::new(), is_complete: true };
+    let Ok(pids) = pids() else { return Search::default() };
+    for pid in pids {
+        match has_lock(pid, file) {
+            Ok(true) => search.holders.push(Holder { pid, command: proc::command(pid).unwrap_or_default() }),
+            Ok(false) => {}
+            Err(error) if is_gone(&error) => {}
+            Err(_) => search.is_complete = false,
+        }
+    }
+    search.holders.sort_by_key(|holder| holder.pid);
+    search
+}
+
+/// Whether `pid` has a flock on the file that is, or was before it was deleted or
+/// replaced, at `lock`.
+pub(crate) fn has_flock_at(pid: u64, lock: &Path) -> io::Result<bool> {
+    let lock = resolved(lock);
+    let mut unlinked = lock.as_os_str().to_owned();
+    unlinked.push(" (deleted)");
+    let folder = open_folder(&format!("/proc/{pid}/fd"))?;
+    for fd in numbers_in(&folder)? {
+        let Ok(target) = readlinkat(&folder, fd.to_string(), Vec::new()) else { continue };
+        let is_ours = target.as_bytes() == lock.as_os_str().as_bytes() || target.as_bytes() == unlinked.as_bytes();
+        if is_ours && fdinfo(pid, fd).is_some_and(|info| fdinfo_entries(&info).any(|e| e.lock_type == LockType::Flock))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether an error means that the process ended while it was looked at.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ESRCH))
+}
+
+fn has_lock(pid: i32, file: &LockFile) -> io::Result<bool> {
+    let is_the_lock = |entry: Entry| entry.key == Some(file.key) && entry.lock_type != LockType::Other;
+    let folder = open_folder(&format!("/proc/{pid}/fd"))?;
+    for fd in numbers_in(&folder)? {
+        // A process may have thousands of descriptors: this costs a fifth of reading an fdinfo.
+        let is_same = stat_id(&folder, fd.to_string(), AtFlags::empty()).is_ok_and(|id| id == file.stat_id);
+        if is_same && fdinfo(pid, fd).is_some_and(|info| fdinfo_entries(&info).any(is_the_lock)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn fdinfo(pid: impl std::fmt::Display, fd: i32) -> Option<String> {
+    proc::read(&format!("/proc/{pid}/fdinfo/{fd}")).ok()
+}
+
+fn pids() -> io::Result<Vec<i32>> {
+    numbers_in(&open_folder("/proc")?)
+}
+
+fn open_folder(path: &str) -> io::Result<rustix::fd::OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(rustix::fs::CWD, path, flags, Mode::empty())?)
+}
+
+fn numbers_in(folder: &rustix::fd::OwnedFd) -> io::Result<Vec<i32>> {
+    let mut numbers = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        numbers.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()));
+    }
+    Ok(numbers)
+}
+
+/// The path as the kernel shows it in `/proc/PID/fd`: with no links in it.
+fn resolved(lock: &Path) -> PathBuf {
+    let in_folder = || Some(lock.parent()?.canonicalize().ok()?.join(lock.file_name()?));
+    lock.canonicalize().ok().or_else(in_folder).unwrap_or_else(|| lock.to_path_buf())
+}

@@ -1,0 +1,257 @@
+//! What the kernel says about the lock, without taking it.
+//!
+//! A probe that takes the lock, even for microseconds, makes a scrape that starts in
+//! that moment fail, and two status runs see each other. So the kernel's table is
+//! read instead, and its absences are believed only where they prove something.
+
+use crate::bounded::{self, plain};
+use crate::lock::holders::{self, Search};
+use crate::lock::identity::{self, LockFile};
+use crate::lock::proc;
+use crate::lock::table::{Entry, LockKey, LockType, entries_about};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// A table of at most this many bytes came in one piece: `read` gives whole lines up
+/// to a page of 4,096 bytes (seq_read_iter in the kernel's fs/seq_file.c), and this
+/// leaves room for a line that did not fit because many wait for its lock.
+const ONE_PIECE: usize = 2048;
+
+/// How many equal readings of a longer table prove an absence.
+const STEADY_READINGS: usize = 3;
+
+/// How many readings of a table that keeps changing do. One misses a held lock about
+/// once in 75 times when 200 other locks come and go.
+const RESTLESS_READINGS: usize = 12;
+
+/// The longest table that is read, in bytes: about a million locks.
+const LONGEST_TABLE: usize = 64 << 20;
+
+/// How long after a shared lock was seen it is looked at again, and how often: it may
+/// be the probe of another status run.
+const SHARED_LOCK_RECHECK: Duration = Duration::from_millis(50);
+const SHARED_LOCK_LOOKS: usize = 4;
+
+/// How often a lock file that is replaced during the look is looked at afresh.
+const LOOKS: usize = 3;
+
+/// The kernel's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum KernelLock {
+    /// No file is at the path.
+    NoFile,
+    NotHeld,
+    Held,
+    /// It cannot be told, and why.
+    Unknown(String),
+}
+
+/// How the answer was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ObservedVia {
+    /// There is no file to be locked.
+    Path,
+    /// `/proc/locks`.
+    ProcLocks,
+    /// The lock lines of `/proc/PID/fdinfo`.
+    Fdinfo,
+    /// A shared lock, taken and released at once.
+    Probe,
+    /// Nothing gave an answer.
+    Nothing,
+}
+
+/// The kernel's answer with what came along.
+#[derive(Debug)]
+pub(crate) struct Sighting {
+    pub(crate) lock: KernelLock,
+    pub(crate) via: ObservedVia,
+    /// Held by fcntl(2), which does not exclude a flock on this machine.
+    pub(crate) is_fcntl_lock: bool,
+    /// How many processes are seen to wait for it.
+    pub(crate) waiters: usize,
+    /// Looked for when the lock is held.
+    pub(crate) search: Search,
+}
+
+/// Looks at the lock.
+pub(crate) fn look(lock: &Path) -> Sighting {
+    for _ in 0..LOOKS {
+        let file = match identity::find(lock) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Sighting::new(KernelLock::NoFile, ObservedVia::Path),
+            Err(error) => return Sighting::unknown(format!("cannot look at the lock file: {}", plain(&error))),
+        };
+        let sighting = look_at(&file);
+        if sighting.lock != KernelLock::NotHeld || identity::still_names(lock, &file) {
+            return sighting;
+        }
+    }
+    Sighting::unknown("the lock file keeps being replaced")
+}
+
+fn look_at(file: &LockFile) -> Sighting {
+    let table = read_until_sure(file.key);
+    if let Ok(entries) = &table
+        && is_held(entries)
+    {
+        return Sighting {
+            is_fcntl_lock: !entries.iter().any(|entry| entry.lock_type == LockType::Flock && !entry.is_waiter),
+            waiters: entries.iter().filter(|entry| entry.is_waiter).count(),
+            search: holders::search(file),
+            ..Sighting::new(KernelLock::Held, ObservedVia::ProcLocks)
+        };
+    }
+    if let Some(kind) = file.irregular {
+        return Sighting::unknown(format!("the lock path is {kind}, not a regular file"));
+    }
+    if table.is_ok() && file.is_local && proc::sees_every_process() {
+        return Sighting::new(KernelLock::NotHeld, ObservedVia::ProcLocks);
+    }
+    look_closer(file)
+}
+
+/// Where an absence from the table proves nothing: in a container, on a network file
+/// system, without `/proc/locks`.
+fn look_closer(file: &LockFile) -> Sighting {
+    let search = holders::search(file);
+    if !search.holders.is_empty() {
+        return Sighting { search, ..Sighting::new(KernelLock::Held, ObservedVia::Fdinfo) };
+    }
+    match probe(file) {
+        Ok(true) => Sighting { search, ..Sighting::new(KernelLock::Held, ObservedVia::Probe) },
+        Ok(false) => Sighting::new(KernelLock::NotHeld, ObservedVia::Probe),
+        Err(error) => Sighting::unknown(format!("the lock file cannot be probed: {}", plain(&error))),
+    }
+}
+
+/// Whether somebody holds the lock exclusively, found by taking it shared for a moment.
+fn probe(file: &LockFile) -> io::Result<bool> {
+    let opened = bounded::reopen(&file.path_fd)?;
+    #[expect(clippy::disallowed_methods, reason = "the last resort, and only there")]
+    match Flock::lock(opened, FlockArg::LockSharedNonblock) {
+        Ok(taken) => {
+            drop(taken);
+            Ok(false)
+        }
+        Err((_, Errno::EWOULDBLOCK)) => Ok(true),
+        Err((_, errno)) => Err(errno.into()),
+    }
+}
+
+/// The entries about `key`, read until a lock that is there cannot have been missed
+/// and a shared lock has had time to go.
+fn read_until_sure(key: LockKey) -> io::Result<Vec<Entry>> {
+    let mut entries = read_until_found(key)?;
+    for _ in 1..SHARED_LOCK_LOOKS {
+        if is_held_exclusively(&entries) || !is_held(&entries) {
+            break;
+        }
+        #[expect(clippy::disallowed_methods, reason = "nothing tells when another process drops its lock")]
+        std::thread::sleep(SHARED_LOCK_RECHECK);
+        let before = std::mem::replace(&mut entries, read_until_found(key)?);
+        let has_stayed = |entry: &Entry| !entry.is_waiter && before.contains(entry);
+        if entries.iter().any(has_stayed) {
+            break;
+        }
+    }
+    Ok(entries)
+}
+
+/// The entries about `key`: from the first reading that has any, or none from so many
+/// readings that none is the truth. The table may shift between two `read`s of one
+/// reading, and a line fall through the gap.
+fn read_until_found(key: LockKey) -> io::Result<Vec<Entry>> {
+    let table = File::open("/proc/locks")?;
+    // Containers may have something else mounted in its place, and empty.
+    if fstatfs(&table)?.filesystem_type() != PROC_SUPER_MAGIC {
+        return Err(io::Error::other("/proc/locks is not the kernel's"));
+    }
+    let mut previous = Vec::new();
+    let mut equal_readings = 0;
+    for _ in 0..RESTLESS_READINGS {
+        let reading = read_once(&table)?;
+        let entries = entries_about(&String::from_utf8_lossy(&reading), key);
+        equal_readings = if reading == previous { equal_readings + 1 } else { 1 };
+        if !entries.is_empty() || reading.len() <= ONE_PIECE || equal_readings == STEADY_READINGS {
+            return Ok(entries);
+        }
+        previous = reading;
+    }
+    Ok(Vec::new())
+}
+
+fn read_once(table: &File) -> io::Result<Vec<u8>> {
+    let mut reading = Vec::new();
+    let mut piece = [0; 16 << 10];
+    loop {
+        match table.read_at(&mut piece, reading.len() as u64)? {
+            0 => return Ok(reading),
+            _ if reading.len() > LONGEST_TABLE => return Err(io::Error::other("/proc/locks has no end")),
+            length => reading.extend_from_slice(&piece[..length]),
+        }
+    }
+}
+
+/// A flock in either mode keeps a scrape out. So may an exclusive fcntl lock: an NFS
+/// client's flock looks like that on the server (flock(2)).
+fn is_held(entries: &[Entry]) -> bool {
+    entries.iter().any(|entry| !entry.is_waiter && counts(entry))
+}
+
+fn is_held_exclusively(entries: &[Entry]) -> bool {
+    entries.iter().any(|entry| !entry.is_waiter && counts(entry) && entry.is_exclusive)
+}
+
+fn counts(entry: &Entry) -> bool {
+    match entry.lock_type {
+        LockType::Flock => true,
+        LockType::Posix => entry.is_exclusive,
+        LockType::Other => false,
+    }
+}
+
+impl Sighting {
+    fn new(lock: KernelLock, via: ObservedVia) -> Sighting {
+        let nobody =
+            Search { holders: Vec::new(), is_complete: matches!(lock, KernelLock::NoFile | KernelLock::NotHeld) };
+        Sighting { lock, via, is_fcntl_lock: false, waiters: 0, search: nobody }
+    }
+
+    fn unknown(why: impl Into<String>) -> Sighting {
+        Sighting::new(KernelLock::Unknown(why.into()), ObservedVia::Nothing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lock(lock_type: LockType, is_exclusive: bool, is_waiter: bool) -> Vec<Entry> {
+        vec![Entry { lock_type, is_exclusive, is_waiter, pid: 1, key: None }]
+    }
+
+    #[test]
+    fn flocks_and_exclusive_fcntl_locks_count_and_waiters_do_not() {
+        use LockType::{Flock, Other, Posix};
+        let cases = [
+            (Flock, true, true),
+            (Flock, false, true),
+            (Posix, true, true),
+            (Posix, false, false),
+            (Other, true, false),
+        ];
+        for (lock_type, is_exclusive, expected) in cases {
+            assert_eq!(is_held(&lock(lock_type, is_exclusive, false)), expected, "{lock_type:?} {is_exclusive}");
+            assert!(!is_held(&lock(lock_type, is_exclusive, true)), "{lock_type:?} waiting");
+        }
+        assert!(!is_held_exclusively(&lock(Flock, false, false)));
+        assert!(!is_held(&[]));
+    }
+}

@@ -1,0 +1,87 @@
+//! Reading `/proc`, and what it tells about one process (proc(5)).
+
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{Pid, SysconfVar, sysconf};
+use std::io;
+use std::time::{Duration, SystemTime};
+
+/// A `/proc` file as text. The kernel makes it: it is short and never blocks.
+pub(crate) fn read(path: &str) -> io::Result<String> {
+    #[expect(clippy::disallowed_methods, reason = "procfs files are the kernel's, not a stranger's")]
+    let bytes = std::fs::read(path)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Whether this process is in the initial PID namespace, where `/proc/locks` shows
+/// the locks of all processes. Its inode number is fixed (`PROC_PID_INIT_INO` in the
+/// kernel's include/linux/proc_ns.h).
+pub(crate) fn sees_every_process() -> bool {
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
+}
+
+/// This machine's name, as `host=` in a sidecar has it.
+pub(crate) fn host() -> Option<String> {
+    read("/proc/sys/kernel/hostname").ok().map(|name| name.trim_end().to_owned())
+}
+
+/// This boot's id, as `boot_id=` in a sidecar has it.
+pub(crate) fn boot_id() -> Option<String> {
+    read("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim_end().to_owned())
+}
+
+/// Whether a process with this pid exists: only ESRCH says no, for EPERM is another
+/// user's process, alive (kill(2)).
+pub(crate) fn is_running(pid: u64) -> bool {
+    i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH))
+}
+
+/// When the process started, by today's clock; accurate to a clock tick, 10 ms.
+pub(crate) fn started_at(pid: u64) -> Option<SystemTime> {
+    let ticks = start_ticks(&read(&format!("/proc/{pid}/stat")).ok()?)?;
+    let ticks_per_second = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
+    let since_boot = Duration::from_millis(ticks.checked_mul(1000)? / ticks_per_second);
+    let uptime = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
+    SystemTime::now().checked_sub(uptime.checked_sub(since_boot)?)
+}
+
+/// The name of the program, at most 15 bytes, without its arguments: those may
+/// hold a token.
+pub(crate) fn command(pid: i32) -> Option<String> {
+    read(&format!("/proc/{pid}/comm")).ok().map(|comm| comm.trim_end_matches('\n').to_owned())
+}
+
+/// Field 22 of `/proc/PID/stat`, in clock ticks since boot. The command, field 2, may
+/// hold blanks and parentheses: the fields are counted from the last `)`.
+fn start_ticks(stat: &str) -> Option<u64> {
+    let (_, from_field_3) = stat.rsplit_once(')')?;
+    from_field_3.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_is_counted_from_the_last_parenthesis() {
+        let stat = "1946 (a) b (c) S 1 1946 1946 0 -1 4194560 110 0 0 0 0 0 0 0 20 0 1 0 43731 2494464 224 18446744073709551615 1";
+        assert_eq!(start_ticks(stat), Some(43731));
+        assert_eq!(start_ticks("1946 (a) S 1"), None);
+        assert_eq!(start_ticks(""), None);
+    }
+
+    #[test]
+    fn own_process_runs_and_started_before_now() {
+        let pid = u64::from(std::process::id());
+        assert!(is_running(pid));
+        let age = SystemTime::now().duration_since(started_at(pid).unwrap()).unwrap();
+        assert!(age < Duration::from_secs(3600), "{age:?}");
+    }
+
+    #[test]
+    fn impossible_pids_do_not_run() {
+        assert!(!is_running(99_999_999));
+        assert!(!is_running(u64::MAX));
+    }
+}

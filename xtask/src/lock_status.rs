@@ -1,0 +1,66 @@
+//! `lock-status`: gather, judge, render.
+
+mod json;
+mod text;
+
+use crate::config::{ArchiveRoot, LockConfig, Source};
+use crate::env::Env;
+use crate::flags::{self, Format};
+use crate::lock::path::lock_path;
+use crate::lock::state::{Judgement, LockState, judge};
+use crate::lock::{self, LockFacts};
+use crate::{Verdict, output};
+use anyhow::Context;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Everything that a lock status says.
+pub(crate) struct LockReport {
+    pub(crate) config: PathBuf,
+    pub(crate) lock: PathBuf,
+    pub(crate) facts: LockFacts,
+    pub(crate) judgement: Judgement,
+    pub(crate) looked_at: SystemTime,
+}
+
+impl flags::LockStatus {
+    pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
+        let source = Source::read(self.config.as_deref(), env)?;
+        let root = source.parse::<LockConfig>()?.archive_root(&source)?;
+        let report = LockReport::gather(&source.path, root.as_ref(), env)?;
+        output::print(&match self.format {
+            Format::Text => report.text(output::wants_colour(env)),
+            Format::Json => output::json(&report.json())?,
+        })?;
+        Ok(report.verdict())
+    }
+}
+
+impl LockReport {
+    /// Looks at the lock that the config and the environment name.
+    pub(crate) fn gather(config: &Path, root: Option<&ArchiveRoot>, env: &Env) -> anyhow::Result<LockReport> {
+        let named = lock_path(env.scrape_lock_file.as_deref(), root.map(|root| &*root.path), &env.repo_root);
+        let lock = std::path::absolute(&named)
+            .with_context(|| format!("cannot make the lock path `{}` absolute", crate::text::path(&named)))?;
+        let facts = lock::observe(&lock);
+        let mut judgement = judge(&facts);
+        if env.scrape_lock_file.is_none() && root.is_some_and(|root| root.has_literal_tilde) {
+            judgement
+                .notes
+                .push("archive_root starts with `~`, which is not expanded: it names a folder called `~`".to_owned());
+        }
+        if env.skip_scrape_lock {
+            judgement.notes.push("DCE_SKIP_SCRAPE_LOCK=1 is set: a scrape started from here takes no lock".to_owned());
+        }
+        Ok(LockReport { config: config.to_path_buf(), lock, facts, judgement, looked_at: SystemTime::now() })
+    }
+
+    /// Whether a scrape may start.
+    pub(crate) fn verdict(&self) -> Verdict {
+        match self.judgement.state {
+            LockState::FreeNoFile | LockState::FreeNotHeld | LockState::Stale(_) => Verdict::Yes,
+            LockState::Held => Verdict::No,
+            LockState::Unknown(_) => Verdict::Unknown,
+        }
+    }
+}

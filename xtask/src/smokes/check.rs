@@ -1,0 +1,145 @@
+//! Comparing what came out with what was expected.
+
+use crate::smokes::case::TextExpect;
+use std::fmt::Write;
+
+/// Any part of one line.
+const ANY: &str = "[..]";
+
+/// Any lines, as a line of its own.
+const ANY_LINES: &str = "...";
+
+/// What is wrong with `text`, called `name`; nothing when all is as expected.
+pub(crate) fn check_text(name: &str, expect: &TextExpect, text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    let lines: Vec<&str> = text.lines().collect();
+    let says_nothing = expect.is.is_none() && expect.has.is_empty() && expect.lacks.is_empty();
+    let whole = expect.is.as_deref().or(says_nothing.then_some(""));
+    if let Some(whole) = whole {
+        problems.extend(
+            difference(whole, text).map(|diff| format!("{name} is not as expected (- expected, + got):\n{diff}")),
+        );
+    }
+    for pattern in &expect.has {
+        if !lines.iter().any(|line| line_matches(pattern, line)) {
+            problems.push(format!("{name} lacks the line `{pattern}`; it is:\n{}", indented("  ", text)));
+        }
+    }
+    for pattern in &expect.lacks {
+        if let Some(line) = lines.iter().find(|line| line_matches(pattern, line)) {
+            problems.push(format!("{name} has the line `{line}`, which `{pattern}` forbids"));
+        }
+    }
+    problems
+}
+
+/// Whether `line` is `pattern`, in which `[..]` stands for anything.
+pub(crate) fn line_matches(pattern: &str, line: &str) -> bool {
+    let Some((first, mut patterns)) = pattern.split_once(ANY) else { return pattern == line };
+    let Some(mut rest) = line.strip_prefix(first) else { return false };
+    while let Some((part, after)) = patterns.split_once(ANY) {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+        patterns = after;
+    }
+    rest.ends_with(patterns)
+}
+
+/// A line diff when `text` is not `pattern`.
+fn difference(pattern: &str, text: &str) -> Option<String> {
+    let (expected, got): (Vec<&str>, Vec<&str>) = (pattern.lines().collect(), text.lines().collect());
+    let costs = costs(&expected, &got);
+    let ends_alike = pattern.is_empty() || text.is_empty() || pattern.ends_with('\n') == text.ends_with('\n');
+    if costs[0][0] == 0 {
+        return (!ends_alike).then(|| "  (the last line's end differs)\n".to_owned());
+    }
+    let mut diff = String::new();
+    let (mut e, mut g) = (0, 0);
+    while e < expected.len() || g < got.len() {
+        let here = costs[e][g];
+        let is_any = expected.get(e) == Some(&ANY_LINES);
+        if is_any && costs[e + 1][g] == here {
+            e += 1;
+        } else if g < got.len()
+            && (is_any && costs[e][g + 1] == here || matches_at(&expected, e, got[g]) && costs[e + 1][g + 1] == here)
+        {
+            _ = writeln!(diff, "    {}", got[g]);
+            (e, g) = (if is_any { e } else { e + 1 }, g + 1);
+        } else if e < expected.len() && costs[e + 1][g] + 1 == here {
+            _ = writeln!(diff, "  - {}", expected[e]);
+            e += 1;
+        } else {
+            _ = writeln!(diff, "  + {}", got[g]);
+            g += 1;
+        }
+    }
+    Some(diff)
+}
+
+/// The number of lines to add or leave out from each pair of places to the ends.
+fn costs(expected: &[&str], got: &[&str]) -> Vec<Vec<usize>> {
+    let mut costs = vec![vec![0; got.len() + 1]; expected.len() + 1];
+    for e in (0..=expected.len()).rev() {
+        for g in (0..=got.len()).rev() {
+            let is_any = expected.get(e) == Some(&ANY_LINES);
+            let step = usize::from(!is_any);
+            let mut ways = Vec::with_capacity(3);
+            ways.extend((e < expected.len()).then(|| costs[e + 1][g] + step));
+            ways.extend((g < got.len()).then(|| costs[e][g + 1] + step));
+            ways.extend((g < got.len() && matches_at(expected, e, got[g])).then(|| costs[e + 1][g + 1]));
+            costs[e][g] = ways.into_iter().min().unwrap_or(0);
+        }
+    }
+    costs
+}
+
+fn matches_at(expected: &[&str], at: usize, line: &str) -> bool {
+    expected.get(at).is_some_and(|pattern| line_matches(pattern, line))
+}
+
+/// Every line of `text` behind `indent`.
+pub(crate) fn indented(indent: &str, text: &str) -> String {
+    text.lines().fold(String::new(), |all, line| all + indent + line + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expect(toml: &str) -> TextExpect {
+        toml::from_str(toml).unwrap()
+    }
+
+    #[test]
+    fn wildcards_stand_for_any_part_of_a_line() {
+        for pattern in ["abc", "[..]", "a[..]", "[..]c", "a[..]c", "[..]b[..]", "abc[..]", "[..]a[..]b[..]c[..]"] {
+            assert!(line_matches(pattern, "abc"), "{pattern}");
+        }
+        for pattern in ["", "ab", "b[..]", "[..]b", "ab[..]bc", "a[..]x[..]c", "abcd[..]"] {
+            assert!(!line_matches(pattern, "abc"), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn whole_texts_are_compared_line_by_line() {
+        assert_eq!(difference("a\nb\n", "a\nb\n"), None);
+        assert_eq!(difference("a\n[..]\n...\nz\n", "a\nb\nc\nd\nz\n"), None);
+        assert_eq!(difference("...\n", ""), None);
+        assert_eq!(difference("a\n", "a"), Some("  (the last line's end differs)\n".into()));
+        assert_eq!(difference("a\nb\nc\n", "a\nx\nc\n"), Some("    a\n  - b\n  + x\n    c\n".into()));
+        assert_eq!(difference("", "x\n"), Some("  + x\n".into()));
+        assert!(difference("a\n...\nb\n", "a\n1\n2\nc\n").unwrap().contains("  - b\n"));
+    }
+
+    #[test]
+    fn every_wrong_expectation_is_a_problem() {
+        let problems = |toml: &str| check_text("stdout", &expect(toml), "one\ntwo\n").len();
+        assert_eq!(problems("is = \"one\\ntwo\\n\""), 0);
+        assert_eq!(problems("is = \"one\\n\""), 1);
+        assert_eq!(problems("has = ['two', 'o[..]']"), 0);
+        assert_eq!(problems("has = ['tw', 'three']"), 2);
+        assert_eq!(problems("lacks = ['three']"), 0);
+        assert_eq!(problems("lacks = ['t[..]']"), 1);
+        assert_eq!(problems(""), 1, "nothing expected means nothing may come");
+    }
+}

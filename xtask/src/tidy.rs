@@ -1,0 +1,1 @@
+//! What clippy cannot say about this crate.
