@@ -25,6 +25,10 @@ const GRACE: Duration = Duration::from_millis(300);
 /// them open for ever.
 const DRAIN: Duration = Duration::from_millis(200);
 
+/// How long a program may be open for writing: another thread's child inherits such a
+/// descriptor and has it until its exec (ETXTBSY, execve(2)).
+const BUSY: Duration = Duration::from_secs(1);
+
 /// Tells everything that waits for children to stop waiting.
 pub(crate) struct Cancel(OwnedFd);
 
@@ -91,11 +95,13 @@ impl Group {
     /// Starts a command as the leader of a new group.
     pub(crate) fn spawn(command: &mut Command) -> io::Result<Group> {
         command.process_group(0);
+        let until = Instant::now() + BUSY;
         loop {
             match command.spawn() {
                 Ok(leader) => return Ok(Group { leader, is_reaped: false }),
-                // Another thread's child has the program open for writing until its exec.
-                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < until => {
+                    std::thread::yield_now();
+                }
                 Err(error) => return Err(error),
             }
         }

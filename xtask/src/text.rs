@@ -9,7 +9,7 @@ pub(crate) const LONGEST: usize = 500;
 /// Foreign bytes as one line of at most [`LONGEST`] characters: nothing in it
 /// moves a cursor, reorders a line or ends it, and no Discord token is shown.
 pub(crate) fn printable(bytes: &[u8]) -> String {
-    let mut line = without_tokens(&escaped(bytes));
+    let mut line = escaped(&without_tokens(bytes));
     if let Some((cut, _)) = line.char_indices().nth(LONGEST) {
         line.truncate(cut);
     }
@@ -57,24 +57,19 @@ fn misleads(c: char) -> bool {
 
 /// A command line may carry a token as an argument; its shape gives it away:
 /// three dotted base64url parts, the first a user id, the last a signature.
-fn without_tokens(line: &str) -> String {
-    let is_token_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    let mut shown = String::with_capacity(line.len());
-    let mut rest = line;
-    while let Some(start) = rest.find(is_token_char) {
-        let (before, from) = rest.split_at(start);
-        let (word, after) = from.split_at(from.find(|c| !is_token_char(c)).unwrap_or(from.len()));
-        shown.push_str(before);
-        shown.push_str(if looks_like_a_token(word) { "[token]" } else { word });
-        rest = after;
+fn without_tokens(bytes: &[u8]) -> Vec<u8> {
+    let is_token_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.".contains(byte);
+    let mut shown = Vec::with_capacity(bytes.len());
+    for run in bytes.chunk_by(|a, b| is_token_byte(a) == is_token_byte(b)) {
+        shown.extend_from_slice(if looks_like_a_token(run) { b"[token]" } else { run });
     }
-    shown + rest
+    shown
 }
 
-fn looks_like_a_token(word: &str) -> bool {
-    let lengths: Vec<usize> = word.split('.').map(str::len).collect();
+fn looks_like_a_token(word: &[u8]) -> bool {
+    let lengths: Vec<usize> = word.split(|&byte| byte == b'.').map(<[u8]>::len).collect();
     matches!(lengths[..], [id, time, signature] if id >= 23 && (5..=8).contains(&time) && signature >= 25)
-        || (word.starts_with("mfa.") && word.len() >= 60)
+        || (word.starts_with(b"mfa.") && word.len() >= 60)
 }
 
 #[cfg(test)]
@@ -99,7 +94,7 @@ mod tests {
         let (id, time, signature) = ("M".repeat(24), "a".repeat(6), "b".repeat(27));
         let token = [id, time, signature].join(".");
         assert_eq!(printable(format!("dce -t {token} -o x.y.z").as_bytes()), "dce -t [token] -o x.y.z");
-        assert_eq!(printable(format!("T=\"{token}\"").as_bytes()), "T=\"[token]\"");
+        assert_eq!(printable(format!("T=\"{token}\"\t{token}").as_bytes()), "T=\"[token]\"\\t[token]");
         assert_eq!(printable(b"bash ./scripts/run.sh --target a.b.c"), "bash ./scripts/run.sh --target a.b.c");
     }
 

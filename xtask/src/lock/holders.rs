@@ -31,8 +31,10 @@ pub(crate) struct Search {
 
 /// Looks for `file`'s lock among the descriptors of every process.
 pub(crate) fn search(file: &LockFile) -> Search {
-    let mut search = Search { holders: Vec::new(), is_complete: true };
     let Ok(pids) = pids() else { return Search::default() };
+    // Pid 1 always runs: where it does not show, `/proc` is mounted with `hidepid` (proc(5)).
+    let shows_all = proc::sees_every_process() && pids.contains(&1);
+    let mut search = Search { holders: Vec::new(), is_complete: shows_all };
     for pid in pids {
         match has_lock(pid, file) {
             Ok(true) => search.holders.push(Holder { pid, command: proc::command(pid).unwrap_or_default() }),
@@ -42,6 +44,8 @@ pub(crate) fn search(file: &LockFile) -> Search {
         }
     }
     search.holders.sort_by_key(|holder| holder.pid);
+    // It was searched for because it is held: somebody has it.
+    search.is_complete &= !search.holders.is_empty();
     search
 }
 

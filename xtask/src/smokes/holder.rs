@@ -9,10 +9,10 @@ use crate::smokes::stage::programs;
 use anyhow::{Context, bail};
 use nix::poll::{PollFd, PollFlags};
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{PipeReader, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a holder may take to get the lock.
@@ -25,7 +25,8 @@ const END_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct Holder {
     group: Group,
     lifeline: Option<ChildStdin>,
-    stdout: ChildStdout,
+    /// What it says, errors too.
+    output: PipeReader,
     /// Who said `READY`.
     pub(crate) pid: u32,
     /// Who was started: of `flock(1)`, which forks, another.
@@ -67,12 +68,14 @@ impl Holder {
     ) -> anyhow::Result<Holder> {
         let mut command = plan.by.command(lock);
         command.env_clear().env("PATH", search_path).env("LC_ALL", "C").env(cookie.0, cookie.1);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let (output, writer) = std::io::pipe().context("cannot make a pipe")?;
+        command.stdin(Stdio::piped()).stdout(writer.try_clone().context("cannot copy a pipe")?).stderr(writer);
         let mut group = Group::spawn(&mut command).context("cannot start the holder")?;
+        // The command has the pipe's other end: while that is open here, nobody's end is seen.
+        drop(command);
         let leader_pid = group.leader().id();
         let lifeline = group.leader().stdin.take();
-        let stdout = group.leader().stdout.take().context("the holder has no output")?;
-        let mut holder = Holder { group, lifeline, stdout, pid: 0, leader_pid };
+        let mut holder = Holder { group, lifeline, output, pid: 0, leader_pid };
         holder.pid = holder.read_ready().context("the holder did not get the lock")?;
         if plan.orphaned {
             holder.group.orphan().context("cannot kill the holder's parent")?;
@@ -88,7 +91,7 @@ impl Holder {
             if !self.can_read(until)? {
                 bail!("it was not ready within {READY_WITHIN:?}");
             }
-            if self.stdout.read(&mut byte)? == 0 {
+            if self.output.read(&mut byte)? == 0 {
                 bail!("it ended without saying READY");
             }
             line.push(byte[0]);
@@ -99,7 +102,7 @@ impl Holder {
     }
 
     fn can_read(&self, until: Instant) -> std::io::Result<bool> {
-        wait_for(&mut [PollFd::new(self.stdout.as_fd(), PollFlags::POLLIN)], until)
+        wait_for(&mut [PollFd::new(self.output.as_fd(), PollFlags::POLLIN)], until)
     }
 
     /// Waits until nobody has the holder's output any more: then all of it has ended.
@@ -107,7 +110,7 @@ impl Holder {
         let until = Instant::now() + END_WITHIN;
         let mut piece = [0; 256];
         while self.can_read(until).unwrap_or(false) {
-            if !matches!(self.stdout.read(&mut piece), Ok(1..)) {
+            if !matches!(self.output.read(&mut piece), Ok(1..)) {
                 return true;
             }
         }

@@ -107,7 +107,7 @@ fn problems(smoke: &Smoke, setup: &Setup) -> anyhow::Result<Option<Vec<String>>>
 
 fn start_holder(smoke: &Smoke, setup: &Setup, stage: &mut Stage, cookie: &str) -> anyhow::Result<Option<Holder>> {
     let Some(LockPlan::Held(plan)) = &smoke.case.stage.lock else { return Ok(None) };
-    let lock = stage.path(&plan.at)?;
+    let lock = stage.path_in_folder(&plan.at)?;
     let holder = Holder::start(plan, &lock, &setup.env.search_path, (COOKIE, cookie))?;
     stage.names.set("HOLDER_PID", holder.pid);
     stage.names.set("LEADER_PID", holder.leader_pid);

@@ -107,7 +107,8 @@ impl Stage {
         self.folder.close().context("cannot remove the stage")
     }
 
-    fn path_in_folder(&self, name: &str) -> anyhow::Result<PathBuf> {
+    /// A path on the stage whose folder is made if it is not there.
+    pub(crate) fn path_in_folder(&self, name: &str) -> anyhow::Result<PathBuf> {
         let path = self.path(name)?;
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
