@@ -1,1 +1,51 @@
-fn main() {}
+//! Each smoke as one case of `cargo test`, run by the built program: so every test
+//! runner's filters, retries and reports work on them without code of ours.
+
+#![allow(clippy::expect_used, clippy::print_stderr, reason = "all of it is tests")]
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::process::{Command, ExitCode, Output};
+
+#[derive(serde::Deserialize)]
+struct Listed {
+    name: String,
+    skip: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let listed = match smokes(&["--list", "--format", "json"]) {
+        Ok(output) => output.stdout,
+        Err(failed) => {
+            eprintln!("ERROR: cannot list the smokes: {}", failed.message().unwrap_or_default());
+            return ExitCode::from(2);
+        }
+    };
+    let listed: Vec<Listed> = serde_json::from_slice(&listed).expect("the list is JSON");
+    assert!(!listed.is_empty(), "there are smokes");
+    for smoke in listed.iter().filter(|_| !arguments.list) {
+        if let Some(why) = &smoke.skip {
+            eprintln!("SKIP: {} ({why})", smoke.name);
+        }
+    }
+    libtest_mimic::run(&arguments, listed.into_iter().map(trial).collect()).exit_code()
+}
+
+fn trial(Listed { name, skip }: Listed) -> Trial {
+    let run = {
+        let name = name.clone();
+        move || smokes(&["--jobs", "1", &name]).map(drop)
+    };
+    // Decided while listing: what is ignored at run time counts as passed with some runners.
+    Trial::test(name, run).with_ignored_flag(skip.is_some())
+}
+
+fn smokes(args: &[&str]) -> Result<Output, Failed> {
+    #[expect(clippy::disallowed_methods, reason = "a test drives the program as users do")]
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask")).arg("smokes").args(args).output()?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    let said = [&output.stdout[..], &output.stderr[..]].concat();
+    Err(format!("{}\n{}", output.status, String::from_utf8_lossy(&said)).into())
+}

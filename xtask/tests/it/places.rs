@@ -1,0 +1,194 @@
+//! Places where the truth about a lock is hard to come by.
+
+use crate::stand::{CONTAINER, MOUNTS, Stand, command};
+use nix::fcntl::{FcntlArg, fcntl};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+pub(crate) const NOBODY: &[&str] = &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+
+/// On a tmpfs, as an overlay cannot be an overlay's upper layer.
+pub(crate) const MOUNT_OVERLAY: &str = r#"
+mkdir "$ROOT/layers"
+mount -t tmpfs tmpfs "$ROOT/layers"
+mkdir "$ROOT/layers/lower" "$ROOT/layers/upper" "$ROOT/layers/work"
+: >"$ROOT/layers/lower/lower.lock"
+options=lowerdir=$ROOT/layers/lower,upperdir=$ROOT/layers/upper,workdir=$ROOT/layers/work
+mount -t overlay overlay -o "$options" "$ROOT/archive"
+"#;
+
+pub(crate) const MOUNT_BTRFS: &str = r#"
+truncate -s 128M "$ROOT/image"
+mkfs.btrfs -q "$ROOT/image"
+mount -o loop "$ROOT/image" "$ROOT/archive"
+"#;
+
+pub(crate) const HIDE_TABLE: &str = r#": >"$ROOT/empty"; mount --bind "$ROOT/empty" /proc/locks"#;
+
+pub(crate) const HIDE_PROCESSES: &str = "mount -t proc -o hidepid=2 proc /proc";
+
+const HELD_THEN_FREE: &str = r#"hold "$lock"; status held; release; status free"#;
+
+/// What the kernel's table says where it is the whole truth.
+fn assert_held_then_free(stand: &Stand) {
+    let held = stand.status("held");
+    assert_eq!((&held.state[..], held.exit, &held.observed_via[..]), ("held", 1, "proc-locks"), "{held:?}");
+    assert!(held.holders_complete && held.holders.iter().any(|holder| holder.command == "sh"), "{held:?}");
+    let free = stand.status("free");
+    assert_eq!((&free.state[..], free.exit, &free.observed_via[..]), ("free", 0, "proc-locks"), "{free:?}");
+}
+
+pub(crate) fn overlayfs() {
+    let stand = Stand::new();
+    stand.script(MOUNTS, &format!("{MOUNT_OVERLAY}\n{HELD_THEN_FREE}"));
+    assert_held_then_free(&stand);
+}
+
+pub(crate) fn overlayfs_lower() {
+    let stand = Stand::new();
+    let use_lower = "export DCE_SCRAPE_LOCK_FILE=$ROOT/archive/lower.lock; lock=$DCE_SCRAPE_LOCK_FILE";
+    stand.script(MOUNTS, &format!("{MOUNT_OVERLAY}\n{use_lower}\n{HELD_THEN_FREE}"));
+    assert_held_then_free(&stand);
+}
+
+pub(crate) fn btrfs() {
+    let stand = Stand::new();
+    stand.script(MOUNTS, &format!("{MOUNT_BTRFS}\n{HELD_THEN_FREE}"));
+    assert_held_then_free(&stand);
+}
+
+pub(crate) fn holder_outside() {
+    let stand = Stand::new();
+    let (container, nobody) = (CONTAINER.join(" "), NOBODY.join(" "));
+    stand.script(
+        &[],
+        &format!(
+            r#"hold "$lock"
+            status held {container}
+            release
+            status free {container}
+            chmod 600 "$lock"
+            status unreadable {container} {nobody}"#
+        ),
+    );
+    let held = stand.status("held");
+    assert_eq!((&held.state[..], held.exit, &held.observed_via[..]), ("held", 1, "probe"), "{held:?}");
+    assert!(!held.holders_complete && held.notes.iter().any(|note| note.contains("shared lock was taken")), "{held:?}");
+    let free = stand.status("free");
+    assert_eq!((&free.state[..], free.exit, &free.observed_via[..]), ("free", 0, "probe"), "{free:?}");
+    assert!(free.notes.iter().any(|note| note.contains("shared lock was taken")), "{free:?}");
+    let unreadable = stand.status("unreadable");
+    assert_eq!((&unreadable.state[..], unreadable.exit), ("unknown", 2), "{unreadable:?}");
+}
+
+pub(crate) fn holder_inside() {
+    let stand = Stand::new();
+    stand.script(CONTAINER, HELD_THEN_FREE);
+    let held = stand.status("held");
+    assert_eq!((&held.state[..], held.exit, &held.observed_via[..]), ("held", 1, "fdinfo"), "{held:?}");
+    assert!(held.holders.iter().any(|holder| holder.command == "sh"), "{held:?}");
+    assert!(!held.holders_complete, "who is outside cannot be seen: {held:?}");
+    assert_eq!(stand.status("free").exit, 0);
+}
+
+pub(crate) fn hidden_table() {
+    let stand = Stand::new();
+    stand.script(MOUNTS, &format!("{HIDE_TABLE}\n{HELD_THEN_FREE}"));
+    let held = stand.status("held");
+    assert_eq!((&held.state[..], held.exit, &held.observed_via[..]), ("held", 1, "fdinfo"), "{held:?}");
+    let free = stand.status("free");
+    assert_eq!((&free.state[..], free.exit, &free.observed_via[..]), ("free", 0, "probe"), "{free:?}");
+}
+
+pub(crate) fn hidden_processes() {
+    let stand = Stand::new();
+    let nobody = NOBODY.join(" ");
+    stand.script(MOUNTS, &format!("{HIDE_PROCESSES}\nhold \"$lock\"; status held {nobody}"));
+    let held = stand.status("held");
+    assert_eq!((&held.state[..], held.exit, held.holders_complete), ("held", 1, false), "{held:?}");
+}
+
+pub(crate) fn another_users_lock() {
+    let stand = Stand::new();
+    let nobody = NOBODY.join(" ");
+    stand.script(
+        &[],
+        &format!(
+            r#"hold "$lock"
+            chmod 600 "$lock"
+            echo "pid=$$" >"$lock.meta"
+            status readable {nobody}
+            chmod 600 "$lock.meta"
+            status unreadable {nobody}
+            release
+            status free {nobody}"#
+        ),
+    );
+    let readable = stand.status("readable");
+    assert_eq!((&readable.state[..], readable.exit, readable.holders_complete), ("held", 1, false), "{readable:?}");
+    let unreadable = stand.status("unreadable");
+    assert_eq!((&unreadable.state[..], unreadable.exit), ("held", 1), "{unreadable:?}");
+    assert!(unreadable.notes.iter().any(|note| note.contains("permission denied")), "{unreadable:?}");
+    assert_eq!(stand.status("free").exit, 0);
+}
+
+pub(crate) fn another_users_deleted_lock() {
+    let stand = Stand::new();
+    let nobody = NOBODY.join(" ");
+    let script = r#"hold "$lock"; echo "pid=$$" >"$lock.meta"; rm "$lock"; status root; status nobody"#;
+    stand.script(&[], &format!("{script} {nobody}"));
+    assert_eq!((&stand.status("root").state[..], stand.status("root").exit), ("held", 1));
+    let nobody = stand.status("nobody");
+    assert_eq!((&nobody.state[..], nobody.exit), ("unknown", 2), "{nobody:?}");
+    assert!(nobody.summary.ends_with(", recorded as the holder, cannot be inspected)"), "{nobody:?}");
+}
+
+pub(crate) fn shared_lock() {
+    let stand = Stand::new();
+    stand.script(&[], r#"exec 9>>"$lock"; flock -s -n 9; status held"#);
+    let held = stand.status("held");
+    assert_eq!((&held.state[..], held.exit), ("held", 1), "{held:?}");
+}
+
+pub(crate) fn fcntl_lock() {
+    let stand = Stand::new();
+    let file = std::fs::File::create(stand.lock()).unwrap();
+    let whole = nix::libc::flock {
+        l_type: nix::libc::F_WRLCK as i16,
+        l_whence: nix::libc::SEEK_SET as i16,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)).unwrap();
+    let held = stand.ask();
+    assert_eq!((&held.state[..], held.exit), ("held", 1), "{held:?}");
+    assert!(held.notes.iter().any(|note| note.contains("fcntl")), "{held:?}");
+    assert!(held.holders.iter().any(|holder| holder.pid == std::process::id()), "{held:?}");
+}
+
+/// Their lines make the lock's entry longer than what one `read` of the table gives.
+pub(crate) fn many_waiters() {
+    const WAITERS: usize = 100;
+    let stand = Stand::new();
+    let mut holder = command("flock").arg(stand.lock()).arg("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while stand.ask().exit != 1 {
+        assert!(Instant::now() < until, "the holder did not get the lock");
+    }
+    let wait = || command("flock").arg(stand.lock()).arg("true").spawn().unwrap();
+    let mut waiters: Vec<_> = (0..WAITERS).map(|_| wait()).collect();
+    loop {
+        let status = stand.ask();
+        assert_eq!((&status.state[..], status.exit), ("held", 1), "{status:?}");
+        if status.waiters == WAITERS {
+            assert_eq!(status.holders.len(), 2, "the waiters hold nothing: {status:?}");
+            break;
+        }
+        assert!(Instant::now() < until, "{} waiters were seen", status.waiters);
+    }
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    assert!(waiters.iter_mut().all(|waiter| waiter.wait().unwrap().success()));
+    assert_eq!(stand.ask().exit, 0);
+}
