@@ -126,6 +126,7 @@ pub(crate) fn observe(lock: &Path) -> LockFacts {
         sighting.via = ObservedVia::Fdinfo;
     }
     LockFacts {
+        has_folder: sighting.lock != KernelLock::NoFile || lock.parent().is_none_or(Path::is_dir),
         kernel: sighting.lock,
         via: sighting.via,
         is_fcntl_lock: sighting.is_fcntl_lock,
@@ -133,7 +134,6 @@ pub(crate) fn observe(lock: &Path) -> LockFacts {
         holders: sighting.search.holders,
         holders_complete: sighting.search.is_complete,
         claim,
-        has_folder: lock.parent().is_none_or(Path::is_dir),
     }
 }
 

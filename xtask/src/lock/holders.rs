@@ -31,7 +31,7 @@ pub(crate) struct Search {
 
 /// Looks for `file`'s lock among the descriptors of every process.
 pub(crate) fn search(file: &LockFile) -> Search {
-    let Ok(pids) = pids() else { return Search::default() };
+    let Ok((_, pids)) = numbers_in("/proc") else { return Search::default() };
     // Pid 1 always runs: where it does not show, `/proc` is mounted with `hidepid` (proc(5)).
     let shows_all = proc::sees_every_process() && pids.contains(&1);
     let mut search = Search { holders: Vec::new(), is_complete: shows_all };
@@ -55,9 +55,9 @@ pub(crate) fn has_flock_at(pid: u64, lock: &Path) -> io::Result<bool> {
     let lock = resolved(lock);
     let mut unlinked = lock.as_os_str().to_owned();
     unlinked.push(" (deleted)");
-    let folder = open_folder(&format!("/proc/{pid}/fd"))?;
-    for fd in numbers_in(&folder)? {
-        let Ok(target) = readlinkat(&folder, fd.to_string(), Vec::new()) else { continue };
+    let (folder, fds) = numbers_in(&format!("/proc/{pid}/fd"))?;
+    for fd in fds {
+        let Ok(target) = readlinkat(folder.fd()?, fd.to_string(), Vec::new()) else { continue };
         let is_ours = target.as_bytes() == lock.as_os_str().as_bytes() || target.as_bytes() == unlinked.as_bytes();
         if is_ours && fdinfo(pid, fd).is_some_and(|info| fdinfo_entries(&info).any(|e| e.lock_type == LockType::Flock))
         {
@@ -74,10 +74,10 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
 
 fn has_lock(pid: i32, file: &LockFile) -> io::Result<bool> {
     let is_the_lock = |entry: Entry| entry.key == Some(file.key) && entry.lock_type != LockType::Other;
-    let folder = open_folder(&format!("/proc/{pid}/fd"))?;
-    for fd in numbers_in(&folder)? {
+    let (folder, fds) = numbers_in(&format!("/proc/{pid}/fd"))?;
+    for fd in fds {
         // A process may have thousands of descriptors: this costs a fifth of reading an fdinfo.
-        let is_same = stat_id(&folder, fd.to_string(), AtFlags::empty()).is_ok_and(|id| id == file.stat_id);
+        let is_same = stat_id(folder.fd()?, fd.to_string(), AtFlags::empty()).is_ok_and(|id| id == file.stat_id);
         if is_same && fdinfo(pid, fd).is_some_and(|info| fdinfo_entries(&info).any(is_the_lock)) {
             return Ok(true);
         }
@@ -89,21 +89,15 @@ fn fdinfo(pid: impl std::fmt::Display, fd: i32) -> Option<String> {
     proc::read(&format!("/proc/{pid}/fdinfo/{fd}")).ok()
 }
 
-fn pids() -> io::Result<Vec<i32>> {
-    numbers_in(&open_folder("/proc")?)
-}
-
-fn open_folder(path: &str) -> io::Result<rustix::fd::OwnedFd> {
+/// A folder of `/proc`, and the numbers that are names in it.
+fn numbers_in(path: &str) -> io::Result<(Dir, Vec<i32>)> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(openat(rustix::fs::CWD, path, flags, Mode::empty())?)
-}
-
-fn numbers_in(folder: &rustix::fd::OwnedFd) -> io::Result<Vec<i32>> {
+    let mut folder = Dir::new(openat(rustix::fs::CWD, path, flags, Mode::empty())?)?;
     let mut numbers = Vec::new();
-    for entry in Dir::read_from(folder)? {
+    for entry in &mut folder {
         numbers.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()));
     }
-    Ok(numbers)
+    Ok((folder, numbers))
 }
 
 /// The path as the kernel shows it in `/proc/PID/fd`: with no links in it.
