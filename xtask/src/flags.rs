@@ -50,6 +50,9 @@ pub(crate) struct Smokes {
     /// How many cases run at once [default: the number of processors]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<std::num::NonZeroUsize>,
+    /// Also run the cases that need a container engine; there are none yet
+    #[arg(long)]
+    pub(crate) include_container: bool,
     /// Test this program instead
     #[arg(long, value_name = "PATH")]
     pub(crate) bin: Option<PathBuf>,
