@@ -1,5 +1,7 @@
 //! The scrape config: JSON or TOML, parsed once, with errors that say where.
 
+pub(crate) mod targets;
+
 use crate::bounded::{self, Links};
 use crate::env::Env;
 use crate::text;
@@ -56,6 +58,11 @@ impl Source {
         let absolute = std::path::absolute(&path).with_context(|| format!("cannot find the folder of `{shown}`"))?;
         let folder = absolute.parent().unwrap_or(Path::new("/")).to_path_buf();
         Ok(Source { path, folder, text })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn new(path: &Path, folder: &str, text: &str) -> Source {
+        Source { path: path.to_path_buf(), folder: folder.into(), text: text.to_owned() }
     }
 
     /// The config as `T`. The file's ending tells JSON from TOML; with neither,
@@ -145,7 +152,7 @@ mod tests {
     use super::*;
 
     fn source(name: &str, text: &str) -> Source {
-        Source { path: PathBuf::from(name), folder: PathBuf::from("/etc/dce"), text: text.to_owned() }
+        Source::new(Path::new(name), "/etc/dce", text)
     }
 
     fn root(name: &str, text: &str) -> Result<Option<PathBuf>, String> {

@@ -6,6 +6,9 @@ use nix::unistd::{AccessFlags, access};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+/// How much must be free where `DCE_MIN_FREE_MB` says nothing, in MiB.
+const DEFAULT_MIN_FREE_MIB: u64 = 1024;
+
 /// What the environment says.
 pub(crate) struct Env {
     /// `DCE_REPO_ROOT`, else the workspace this program was built in.
@@ -16,6 +19,18 @@ pub(crate) struct Env {
     pub(crate) scrape_lock_file: Option<PathBuf>,
     /// `DCE_SKIP_SCRAPE_LOCK=1`: scrapes started here take no lock.
     pub(crate) skip_scrape_lock: bool,
+    /// `DCE_ENV_FILE`, else `scrape.env` in the repository: where the token may be.
+    pub(crate) env_file: PathBuf,
+    /// `DCE_MIN_FREE_MB`, in MiB; 0 means no check. The text, when it is no number.
+    pub(crate) min_free_mib: Result<u64, OsString>,
+    /// `DCE_COMPOSE_BIN`: the compose program, perhaps with arguments.
+    pub(crate) compose_bin: Option<OsString>,
+    /// `DISCORD_TOKEN` has a value. The value itself is never kept.
+    pub(crate) has_token: bool,
+    /// `DISCORD_TOKEN_FILE`: a file with the token in its first line.
+    pub(crate) token_file: Option<PathBuf>,
+    /// `HOME`.
+    pub(crate) home: Option<PathBuf>,
     /// `PATH`, for finding programs.
     pub(crate) search_path: OsString,
     /// `CI`: nobody watches, so nothing may be silently left out.
@@ -27,8 +42,17 @@ pub(crate) struct Env {
 impl Env {
     /// Reads the process's environment.
     pub(crate) fn read() -> Env {
+        let repo_root = path("DCE_REPO_ROOT").unwrap_or_else(|| built_in().to_path_buf());
         Env {
-            repo_root: path("DCE_REPO_ROOT").unwrap_or_else(|| built_in().to_path_buf()),
+            env_file: path("DCE_ENV_FILE").unwrap_or_else(|| repo_root.join("scrape.env")),
+            min_free_mib: value("DCE_MIN_FREE_MB").map_or(Ok(DEFAULT_MIN_FREE_MIB), |text| {
+                text.to_str().and_then(|text| text.trim().parse().ok()).ok_or(text)
+            }),
+            compose_bin: value("DCE_COMPOSE_BIN"),
+            has_token: value("DISCORD_TOKEN").is_some_and(|token| !token.as_encoded_bytes().trim_ascii().is_empty()),
+            token_file: path("DISCORD_TOKEN_FILE"),
+            home: path("HOME"),
+            repo_root,
             config_file: path("DCE_CONFIG_FILE"),
             scrape_lock_file: path("DCE_SCRAPE_LOCK_FILE"),
             skip_scrape_lock: value("DCE_SKIP_SCRAPE_LOCK").is_some_and(|value| value == "1"),
@@ -40,9 +64,12 @@ impl Env {
 }
 
 impl Env {
-    /// Where on `PATH` a program is.
+    /// Where a program is: on `PATH`, or at the path that its name already is.
     pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
         let is_executable = |path: &PathBuf| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
+        if name.contains('/') {
+            return Some(PathBuf::from(name)).filter(is_executable);
+        }
         std::env::split_paths(&self.search_path).map(|folder| folder.join(name)).find(is_executable)
     }
 }

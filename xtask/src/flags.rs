@@ -16,6 +16,8 @@ pub(crate) struct Xtask {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     LockStatus(LockStatus),
+    Handoff(Handoff),
+    VerifyReady(VerifyReady),
     Smokes(Smokes),
     Ci(Ci),
 }
@@ -29,6 +31,47 @@ pub(crate) struct LockStatus {
     #[arg(long, value_name = "PATH")]
     pub(crate) config: Option<PathBuf>,
     /// How to print the answer
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub(crate) format: Format,
+}
+
+/// Report everything to know before a scrape or a cron install: plan, disk, compose, token, archives, lock.
+///
+/// Exit 0: complete, also when the lock is held. Exit 1: something is not ready. Exit 2: cannot be told.
+#[derive(Args)]
+pub(crate) struct Handoff {
+    /// The scrape config, JSON or TOML [default: $DCE_CONFIG_FILE, then config/scrape-targets.json in the repository]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) config: Option<PathBuf>,
+    /// The one target that is to be scraped
+    #[arg(long, value_name = "NAME")]
+    pub(crate) target: Option<String>,
+    /// A channel of that target; may be given more than once
+    #[arg(long = "channel", value_name = "ID")]
+    pub(crate) channels: Vec<String>,
+    /// Leave out the disk summary; free space is checked all the same
+    #[arg(long)]
+    pub(crate) skip_df: bool,
+    /// Exit 1 when the lock is held
+    #[arg(long)]
+    pub(crate) require_free: bool,
+    /// How to print the report
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub(crate) format: Format,
+}
+
+/// Check that a scrape could start: config, disk, compose, token, archives.
+///
+/// Exit 0: ready. Exit 1: not ready. Exit 2: cannot be told.
+#[derive(Args)]
+pub(crate) struct VerifyReady {
+    /// The scrape config, JSON or TOML [default: $DCE_CONFIG_FILE, then config/scrape-targets.json in the repository]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) config: Option<PathBuf>,
+    /// Check only the config and the free space
+    #[arg(long)]
+    pub(crate) disk_only: bool,
+    /// How to print the report
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     pub(crate) format: Format,
 }

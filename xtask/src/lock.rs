@@ -4,6 +4,7 @@
 mod holders;
 mod identity;
 mod kernel;
+pub(crate) mod mounts;
 pub(crate) mod path;
 mod proc;
 mod sidecar;

@@ -1,6 +1,6 @@
 //! `lock-status`: gather, judge, render.
 
-mod json;
+pub(crate) mod json;
 mod text;
 
 use crate::config::{ArchiveRoot, LockConfig, Source};

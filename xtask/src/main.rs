@@ -10,6 +10,7 @@ mod ci;
 mod config;
 mod env;
 mod flags;
+mod handoff;
 mod lock;
 mod lock_status;
 mod output;
@@ -50,6 +51,8 @@ fn main() -> ExitCode {
     let env = env::Env::read();
     let answer = match flags.command {
         flags::Command::LockStatus(command) => command.run(&env),
+        flags::Command::Handoff(command) => command.run(&env),
+        flags::Command::VerifyReady(command) => command.run(&env),
         flags::Command::Smokes(command) => command.run(&env),
         flags::Command::Ci(command) => command.run(&env),
     };

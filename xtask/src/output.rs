@@ -7,6 +7,9 @@ use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Write as _};
 use std::process::ExitCode;
 
+/// A longer line would wrap on most terminals, and wrapped lines are not replaced.
+const WIDEST: usize = 78;
+
 /// Writes a whole report to standard output.
 pub(crate) fn print(report: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
@@ -45,6 +48,17 @@ pub(crate) fn usage(said: &clap::Error) -> ExitCode {
 /// Whether standard output is a terminal that wants colour.
 pub(crate) fn wants_colour(env: &Env) -> bool {
     env.colour && io::stdout().is_terminal()
+}
+
+/// Whether somebody watches what goes by on standard error.
+pub(crate) fn is_watched() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// One line that replaces itself, for who watches; None takes it away.
+pub(crate) fn show_progress(line: Option<&str>) {
+    // To the line's start, and erase to its end (ECMA-48).
+    complain(&format!("\r\x1b[K{}", line.unwrap_or_default().chars().take(WIDEST).collect::<String>()));
 }
 
 /// A value as JSON in plain ASCII: a program reads the same text, and nothing in

@@ -6,7 +6,7 @@ use clap::Parser;
 use std::path::{Path, PathBuf};
 
 /// More direct dependencies than this are too many: see `xtask/Cargo.toml`.
-const MOST_DEPENDENCIES: usize = 11;
+const MOST_DEPENDENCIES: usize = 12;
 
 /// The longest file, in lines, its tests not counted.
 const LONGEST_FILE: usize = 400;

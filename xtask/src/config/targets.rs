@@ -1,0 +1,267 @@
+//! The whole scrape config: its targets, and what is wrong with them. Everything that
+//! breaks the contract is told, not just the first of it.
+
+use crate::config::{ArchiveRoot, Source};
+use crate::text::printable;
+use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+
+/// What a scrape works on.
+pub(crate) struct ScrapeConfig {
+    pub(crate) archive_root: Option<ArchiveRoot>,
+    /// In the file's order.
+    pub(crate) targets: Vec<Target>,
+    /// What breaks the contract, a sentence each.
+    pub(crate) problems: Vec<String>,
+    pub(crate) notes: Vec<String>,
+}
+
+/// One target. Its texts are foreign.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// The name, or `(target N)` when it has none.
+    pub(crate) name: String,
+    pub(crate) output_dir: Option<OutputDir>,
+    pub(crate) is_enabled: bool,
+    pub(crate) channel_ids: Vec<String>,
+    pub(crate) disabled_reason: Option<String>,
+}
+
+/// A target's folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OutputDir {
+    /// As the config has it.
+    pub(crate) written: String,
+    /// Absolute.
+    pub(crate) path: PathBuf,
+}
+
+/// Unknown keys are allowed: the file belongs to other tools too.
+#[derive(Deserialize)]
+struct Written {
+    archive_root: Option<String>,
+    targets: Option<Vec<WrittenTarget>>,
+}
+
+#[derive(Deserialize)]
+struct WrittenTarget {
+    name: Option<String>,
+    kind: Option<String>,
+    output_dir: Option<String>,
+    enabled: Option<bool>,
+    channel_ids: Option<Vec<Id>>,
+    disabled_reason: Option<String>,
+}
+
+/// A Discord id: text, or a number that keeps all its digits.
+struct Id(String);
+
+impl ScrapeConfig {
+    /// Reads the config as a whole.
+    pub(crate) fn read(source: &Source) -> anyhow::Result<ScrapeConfig> {
+        let written: Written = source.parse()?;
+        let archive_root = source.archive_root(written.archive_root.as_deref())?;
+        let mut problems = Vec::new();
+        let mut notes = Vec::new();
+        if archive_root.is_none() {
+            problems.push("config is missing archive_root".to_owned());
+        }
+        if archive_root.as_ref().is_some_and(|root| root.has_literal_tilde) {
+            notes.push(tilde("archive_root"));
+        }
+        let written = written.targets.unwrap_or_default();
+        if written.is_empty() {
+            problems.push("config has no targets".to_owned());
+        }
+        let mut targets = Vec::with_capacity(written.len());
+        for (index, target) in written.into_iter().enumerate() {
+            let name = target.name.clone().filter(|name| !name.is_empty());
+            let target = Target {
+                name: name.clone().unwrap_or_else(|| format!("(target {})", index + 1)),
+                output_dir: output_dir(&target, source),
+                is_enabled: target.enabled.unwrap_or(true),
+                channel_ids: target.channel_ids.unwrap_or_default().into_iter().map(|Id(id)| id).collect(),
+                disabled_reason: target.disabled_reason,
+            }
+            .checked(
+                target.kind.as_deref(),
+                name.is_some(),
+                archive_root.as_ref(),
+                &mut problems,
+                &mut notes,
+            );
+            targets.push(target);
+        }
+        problems.extend(duplicates(&targets));
+        Ok(ScrapeConfig { archive_root, targets, problems, notes })
+    }
+
+    pub(crate) fn enabled(&self) -> impl Iterator<Item = &Target> {
+        self.targets.iter().filter(|target| target.is_enabled)
+    }
+}
+
+impl Target {
+    fn checked(
+        self,
+        kind: Option<&str>,
+        is_named: bool,
+        archive_root: Option<&ArchiveRoot>,
+        problems: &mut Vec<String>,
+        notes: &mut Vec<String>,
+    ) -> Target {
+        let shown = quoted(&self.name);
+        if !is_named {
+            problems.push(format!("target {shown} has no name"));
+        }
+        if let Some(kind) = kind.filter(|kind| !matches!(*kind, "guild" | "dms")) {
+            problems.push(format!("target {shown} has the unknown kind {} (it is `guild` or `dms`)", quoted(kind)));
+        }
+        let Some(OutputDir { written, path }) = &self.output_dir else {
+            problems.push(format!("target {shown} has no output_dir"));
+            return self;
+        };
+        if path.components().any(|component| component == Component::ParentDir) {
+            problems.push(format!("target {shown} has `..` in its output_dir {}", quoted(written)));
+        } else if let Some(root) = archive_root
+            && (!path.starts_with(&root.path) || path == &root.path)
+        {
+            let root = crate::text::path(&root.path);
+            problems
+                .push(format!("target {shown} has its output_dir {} not under archive_root `{root}`", quoted(written)));
+        }
+        if written.starts_with('~') {
+            notes.push(tilde(&format!("output_dir of target {shown}")));
+        }
+        self
+    }
+}
+
+fn output_dir(target: &WrittenTarget, source: &Source) -> Option<OutputDir> {
+    let written = target.output_dir.clone().filter(|written| !written.is_empty() && !written.contains('\0'))?;
+    Some(OutputDir { path: source.folder.join(&written), written })
+}
+
+/// Names and folders that more than one target has.
+fn duplicates(targets: &[Target]) -> Vec<String> {
+    let mut names: HashMap<&str, usize> = HashMap::new();
+    // Paths compare by their components: `a//b/` is `a/b`.
+    let mut folders: HashMap<&Path, &str> = HashMap::new();
+    let mut problems = Vec::new();
+    for target in targets {
+        let seen = names.entry(&target.name).or_default();
+        *seen += 1;
+        if *seen == 2 {
+            problems.push(format!("more than one target is called {}", quoted(&target.name)));
+        }
+        let Some(folder) = &target.output_dir else { continue };
+        if let Some(first) = folders.insert(&folder.path, &target.name) {
+            let (first, second) = (quoted(first), quoted(&target.name));
+            problems.push(format!("targets {first} and {second} have the same output_dir {}", quoted(&folder.written)));
+        }
+    }
+    problems
+}
+
+fn tilde(what: &str) -> String {
+    format!("{what} starts with `~`, which is not expanded: it names a folder called `~`")
+}
+
+/// Foreign text, fit to be printed.
+fn quoted(text: &str) -> String {
+    format!("`{}`", printable(text.as_bytes()))
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Id, D::Error> {
+        struct IdVisitor;
+        impl Visitor<'_> for IdVisitor {
+            type Value = Id;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "an id, as text or as a whole number of at most 64 bits")
+            }
+
+            fn visit_str<E: de::Error>(self, id: &str) -> Result<Id, E> {
+                Ok(Id(id.to_owned()))
+            }
+
+            fn visit_u64<E: de::Error>(self, id: u64) -> Result<Id, E> {
+                Ok(Id(id.to_string()))
+            }
+
+            fn visit_i64<E: de::Error>(self, id: i64) -> Result<Id, E> {
+                Ok(Id(id.to_string()))
+            }
+        }
+        deserializer.deserialize_any(IdVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &str, text: &str) -> ScrapeConfig {
+        ScrapeConfig::read(&Source::new(Path::new(name), "/etc/dce", text)).unwrap()
+    }
+
+    #[test]
+    fn ids_keep_every_digit_as_text_and_as_numbers() {
+        let json = r#"{ "archive_root": "/a", "targets": [ { "name": "x", "output_dir": "/a/x",
+            "channel_ids": ["123456789012345678", 1234567890123456789, 18446744073709551615] } ] }"#;
+        let ids = ["123456789012345678", "1234567890123456789", "18446744073709551615"];
+        assert_eq!(read("c.json", json).targets[0].channel_ids, ids);
+        let toml =
+            "archive_root = '/a'\n[[targets]]\nname = 'x'\noutput_dir = '/a/x'\nchannel_ids = [1234567890123456789]";
+        assert_eq!(read("c.toml", toml).targets[0].channel_ids, ["1234567890123456789"]);
+        let lossy = r#"{ "targets": [ { "channel_ids": [1234567890123456789012] } ] }"#;
+        let source = Source::new(Path::new("c.json"), "/etc", lossy);
+        let error = format!("{:#}", ScrapeConfig::read(&source).err().unwrap());
+        assert!(error.contains("line 1, column") && error.contains("at most 64 bits"), "{error}");
+    }
+
+    #[test]
+    fn a_sound_config_has_no_problems() {
+        let config = read(
+            "c.json",
+            r#"{ "archive_root": "root", "more": 1, "targets": [
+                { "name": "a", "kind": "dms", "output_dir": "root/a/", "enabled": false, "x": [] },
+                { "name": "b", "output_dir": "/etc/dce/root/b", "channel_ids": null } ] }"#,
+        );
+        assert_eq!(config.problems, [""; 0]);
+        assert_eq!(config.enabled().map(|target| &target.name[..]).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(config.targets[0].output_dir.as_ref().unwrap().path, Path::new("/etc/dce/root/a"));
+    }
+
+    #[test]
+    fn every_problem_is_told() {
+        let config = read(
+            "c.json",
+            r#"{ "archive_root": "/a", "targets": [
+                { "output_dir": "/a/1" }, { "name": "x" }, { "name": "x", "output_dir": "/a/1/", "kind": "dm" },
+                { "name": "y", "output_dir": "/b" }, { "name": "z", "output_dir": "/a/../b" },
+                { "name": "t", "output_dir": "~/a" }, { "name": "r", "output_dir": "/a" }, { "name": "p", "output_dir": "/ab" } ] }"#,
+        );
+        assert_eq!(
+            config.problems,
+            [
+                "target `(target 1)` has no name",
+                "target `x` has no output_dir",
+                "target `x` has the unknown kind `dm` (it is `guild` or `dms`)",
+                "target `y` has its output_dir `/b` not under archive_root `/a`",
+                "target `z` has `..` in its output_dir `/a/../b`",
+                "target `t` has its output_dir `~/a` not under archive_root `/a`",
+                "target `r` has its output_dir `/a` not under archive_root `/a`",
+                "target `p` has its output_dir `/ab` not under archive_root `/a`",
+                "more than one target is called `x`",
+                "targets `(target 1)` and `x` have the same output_dir `/a/1/`",
+            ]
+        );
+        assert_eq!(config.notes.len(), 1);
+        assert_eq!(read("c.json", "{}").problems, ["config is missing archive_root", "config has no targets"]);
+    }
+}

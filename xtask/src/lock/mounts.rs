@@ -1,0 +1,120 @@
+//! The mount table, `/proc/self/mountinfo` (proc(5)).
+
+use crate::lock::proc;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+/// A line of the mount table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// The super block's device, as the lock table names it.
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    /// Where it is mounted.
+    pub(crate) point: PathBuf,
+    /// What is mounted: a device's path, a server's, or just a name.
+    pub(crate) source: OsString,
+}
+
+/// Where an open file is, as the kernel's own tables name it.
+pub(crate) struct Place {
+    pub(crate) mount: Mount,
+    /// None before Linux 5.14, which does not print it.
+    pub(crate) inode: Option<u64>,
+}
+
+/// Where an open file, perhaps an `O_PATH` one, is.
+pub(crate) fn place(file: impl AsFd) -> io::Result<Place> {
+    let fdinfo = proc::read(&format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd()))?;
+    let unknown_mount = || io::Error::other("its mount is not in /proc/self/mountinfo");
+    let id = fdinfo_number(&fdinfo, "mnt_id:").ok_or_else(unknown_mount)?;
+    let mount = mount(&proc::read("/proc/self/mountinfo")?, id).ok_or_else(unknown_mount)?;
+    Ok(Place { mount, inode: fdinfo_number(&fdinfo, "ino:") })
+}
+
+fn fdinfo_number(fdinfo: &str, key: &str) -> Option<u64> {
+    fdinfo.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+}
+
+/// The mount with this id. Fields: id, parent, `major:minor` in decimal, root, mount
+/// point, options, any number of tags, `-`, type, source, more options.
+fn mount(mountinfo: &str, id: u64) -> Option<Mount> {
+    let line = mountinfo.lines().find(|line| line.split(' ').next().is_some_and(|first| first.parse() == Ok(id)))?;
+    let mut fields = line.split(' ').skip(2);
+    let (major, minor) = fields.next()?.split_once(':')?;
+    let point = fields.nth(1)?;
+    let source = fields.skip_while(|&field| field != "-").nth(2).unwrap_or_default();
+    Some(Mount {
+        major: major.parse().ok()?,
+        minor: minor.parse().ok()?,
+        point: unescaped(point).into(),
+        source: unescaped(source),
+    })
+}
+
+/// Blank, tab, newline and backslash stand as `\` and three octal digits.
+fn unescaped(text: &str) -> OsString {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let digits = after.get(..3).filter(|digits| *first == b'\\' && digits.iter().all(|d| (b'0'..b'8').contains(d)));
+        let code = digits.map(|digits| digits.iter().fold(0, |code: u32, digit| code * 8 + u32::from(digit - b'0')));
+        match code.and_then(|code| u8::try_from(code).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MOUNTINFO: &str = "\
+        27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+        270 27 0:58 / /mnt/with\\040blank\\134 rw - overlay overlay rw,lowerdir=/l\n\
+        28 27 0:25 /snap /b rw,relatime - btrfs /dev/loop0 rw,subvol=/snap\n";
+
+    #[test]
+    fn the_device_is_that_of_the_very_mount() {
+        let device = |id| mount(MOUNTINFO, id).map(|mount| (mount.major, mount.minor));
+        assert_eq!(device(27), Some((254, 0)));
+        assert_eq!(device(270), Some((0, 58)));
+        assert_eq!(device(28), Some((0, 25)));
+        assert_eq!(device(2), None);
+    }
+
+    #[test]
+    fn mount_points_and_sources_are_as_the_user_knows_them() {
+        let names = |id| mount(MOUNTINFO, id).map(|mount| (mount.point, mount.source)).unwrap();
+        assert_eq!(names(27), (PathBuf::from("/"), OsString::from("/dev/vda")));
+        assert_eq!(names(270), (PathBuf::from("/mnt/with blank\\"), OsString::from("overlay")));
+    }
+
+    #[test]
+    fn fdinfo_numbers_are_read() {
+        let fdinfo = "pos:\t0\nflags:\t012000000\nmnt_id:\t27\nino:\t10010645\n";
+        assert_eq!(fdinfo_number(fdinfo, "mnt_id:"), Some(27));
+        assert_eq!(fdinfo_number(fdinfo, "ino:"), Some(10010645));
+        assert_eq!(fdinfo_number("pos:\t0\n", "ino:"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_mountinfo_is_read_without_panic(text: String, id: u64) {
+            mount(&text, id);
+            unescaped(&text);
+        }
+    }
+}
