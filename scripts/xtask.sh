@@ -7,4 +7,7 @@ hint: install the Rust toolchain (https://rustup.rs), or add ~/.cargo/bin to PAT
     exit 2
 fi
 root=$(dirname "$(dirname "$(readlink -f "$0")")")
-exec cargo run --quiet --manifest-path "$root/Cargo.toml" --package xtask --bin xtask -- "$@"
+manifest=(--manifest-path "$root/Cargo.toml" --package xtask --bin xtask)
+# A build that fails is no answer: 2, as for everything that could not be told.
+cargo build --quiet "${manifest[@]}" || exit 2
+exec cargo run --quiet "${manifest[@]}" -- "$@"

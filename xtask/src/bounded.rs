@@ -100,7 +100,13 @@ pub(crate) fn kind_of(mode: nix::libc::mode_t) -> Option<&'static str> {
 /// put another in its place between the look and the open.
 pub(crate) fn reopen(found: &OwnedFd) -> io::Result<File> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    Ok(open(format!("/proc/self/fd/{}", found.as_raw_fd()).as_str(), flags, Mode::empty())?.into())
+    match open(format!("/proc/self/fd/{}", found.as_raw_fd()).as_str(), flags, Mode::empty()) {
+        Ok(opened) => Ok(opened.into()),
+        Err(nix::errno::Errno::ENOENT) => {
+            Err(io::Error::other("it cannot be opened without /proc, which is not mounted"))
+        }
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// An I/O error without Rust's `(os error N)`.

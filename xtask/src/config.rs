@@ -69,6 +69,10 @@ impl Source {
     /// what looks like an object is JSON.
     pub(crate) fn parse<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
         let text = self.text.strip_prefix('\u{feff}').unwrap_or(&self.text);
+        if text.trim().is_empty() {
+            // It would do as TOML; more likely somebody's write was cut off.
+            return Err(broken(&text::path(&self.path), None, "it is empty"));
+        }
         let ending = self.path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
         match ending.as_deref() {
             Some("json") => self.parse_json(text),
@@ -84,6 +88,11 @@ impl Source {
     }
 
     fn parse_json<T: DeserializeOwned>(&self, text: &str) -> anyhow::Result<T> {
+        // Serde takes a list for a struct, its fields in order.
+        if text.trim_start().starts_with('[') {
+            let start = Position::of(text.as_bytes(), text.len() - text.trim_start().len());
+            return Err(broken(&text::path(&self.path), Some(start), "this is a list, not an object"));
+        }
         serde_json::from_str(text).map_err(|error| {
             let said = error.to_string();
             let cause = said.rfind(" at line ").map_or(&said[..], |end| &said[..end]);
@@ -183,12 +192,13 @@ mod tests {
     #[test]
     fn errors_say_where() {
         let cases = [
-            ("c.json", "", "`c.json`, line 1, column 0: EOF"),
+            ("c.json", "", "`c.json`: it is empty"),
+            ("c", " \n", "`c`: it is empty"),
+            ("c.json", "\n [\"/x\"]", "line 2, column 2: this is a list"),
             ("c.json", "{\n  \"archive_root\": /x\n}", "`c.json`, line 2, column 19: expected value"),
             ("c.json", "{\"archive_root\": 5}", "column 18: invalid type: integer `5`, expected a string"),
             ("c.json", "{\"archive_root\": \"a\", \"archive_root\": \"b\"}", "duplicate field"),
             ("c.json", "{} {}", "trailing characters"),
-            ("c.json", "[]", "line 1, column"),
             ("c.toml", "a = 1\narchive_root = \n", "`c.toml`, line 2, column 16: "),
             ("c.toml", "é = 1", "line 1, column 1: "),
             ("c", "{ nonsense", "line 1, column 3: key must be a string"),

@@ -4,6 +4,7 @@
 mod holders;
 mod identity;
 mod kernel;
+mod lost;
 pub(crate) mod mounts;
 pub(crate) mod path;
 mod proc;
@@ -13,9 +14,11 @@ mod table;
 
 pub(crate) use holders::Holder;
 pub(crate) use kernel::{KernelLock, ObservedVia};
+pub(crate) use proc::sees_every_process;
 
 use crate::bounded::plain;
-use holders::Search;
+use kernel::Sighting;
+use lost::LostFile;
 use sidecar::{Found, RecordedPid, Sidecar};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -36,8 +39,11 @@ pub(crate) struct LockFacts {
     /// Every process could be looked into for that.
     pub(crate) holders_complete: bool,
     pub(crate) claim: Claim,
+    /// There is a file at the lock's path.
+    pub(crate) has_file: bool,
     /// The folder of the lock exists.
     pub(crate) has_folder: bool,
+    pub(crate) looked_at: SystemTime,
 }
 
 /// What the sidecar claims.
@@ -45,7 +51,9 @@ pub(crate) struct LockFacts {
 pub(crate) enum Claim {
     /// There is no sidecar.
     None,
-    /// Something is in its place that was not read, and why.
+    /// Something else is in its place, and what.
+    NotASidecar(String),
+    /// What may be one could not be read, and why.
     Unreadable(String),
     /// It names no process; what stands behind `pid=`, if anything does.
     NoPid(Option<Vec<u8>>),
@@ -73,6 +81,8 @@ pub(crate) enum Writer {
     EarlierBoot,
     /// It runs, or ran, on this other host; foreign text.
     Elsewhere(Vec<u8>),
+    /// It is not seen from here, a container, where not all are.
+    OutOfSight,
     Running(Descriptors),
 }
 
@@ -81,8 +91,7 @@ pub(crate) enum Writer {
 pub(crate) enum Descriptors {
     /// The kernel says who holds the lock: there was no need.
     NotLookedAt,
-    /// It has a flock on this path, or on what was there before.
-    LockOnThisPath,
+    /// It has no flock on this lock file, nor on what was there before.
     NoLock,
     /// They cannot be read, and why.
     Unreadable(String),
@@ -95,17 +104,23 @@ impl Recorded {
         match self.writer {
             Writer::Running(_) => Some(true),
             Writer::Gone | Writer::Recycled | Writer::EarlierBoot => Some(false),
-            Writer::Elsewhere(_) => None,
+            Writer::Elsewhere(_) | Writer::OutOfSight => None,
         }
     }
 }
 
 impl LockFacts {
+    /// Whether the recorded process runs and yet is certainly none of the holders.
+    pub(crate) fn denies(&self, recorded: &Recorded) -> bool {
+        let is_holder = |holder: &Holder| u64::try_from(holder.pid) == Ok(recorded.pid);
+        recorded.is_running() == Some(true) && self.holders_complete && !self.holders.iter().any(is_holder)
+    }
+
     /// The sidecar's claim, when it names a process.
     pub(crate) fn recorded(&self) -> Option<&Recorded> {
         match &self.claim {
             Claim::Recorded(recorded) => Some(recorded),
-            Claim::None | Claim::Unreadable(_) | Claim::NoPid(_) => None,
+            Claim::None | Claim::NotASidecar(_) | Claim::Unreadable(_) | Claim::NoPid(_) => None,
         }
     }
 }
@@ -114,34 +129,56 @@ impl LockFacts {
 /// writes and signals nothing.
 pub(crate) fn observe(lock: &Path) -> LockFacts {
     let mut sighting = kernel::look(lock);
-    let claim = match sidecar::read(lock) {
-        Found::Nothing => Claim::None,
-        Found::Unreadable(why) => Claim::Unreadable(why),
-        Found::Sidecar(sidecar) => claim(sidecar, lock, &sighting.lock),
-    };
-    if let Claim::Recorded(Recorded { pid, writer: Writer::Running(Descriptors::LockOnThisPath), .. }) = claim
-        && let Ok(pid) = i32::try_from(pid)
-    {
-        let command = proc::command(pid).unwrap_or_default();
-        sighting.search = Search { holders: vec![Holder { pid, command }], is_complete: false };
-        sighting.via = ObservedVia::Fdinfo;
+    let has_file = sighting.lock != KernelLock::NoFile;
+    let found = sidecar::read(lock);
+    if matches!(sighting.lock, KernelLock::NotHeld | KernelLock::NoFile) {
+        let lost = lost_holders(lock, &sighting.lock, &found);
+        if !lost.is_empty() {
+            // Or it was taken only after the kernel was asked.
+            let again = kernel::look(lock);
+            sighting = if again.lock == KernelLock::Held { again } else { Sighting::lost(lost) };
+        }
     }
     LockFacts {
-        has_folder: sighting.lock != KernelLock::NoFile || lock.parent().is_none_or(Path::is_dir),
+        has_file: has_file || sighting.lock == KernelLock::Held,
+        has_folder: has_file || lock.parent().is_none_or(Path::is_dir),
+        looked_at: SystemTime::now(),
+        claim: claim(found, lock, &sighting.lock),
         kernel: sighting.lock,
         via: sighting.via,
         is_fcntl_lock: sighting.is_fcntl_lock,
         waiters: sighting.waiters,
         holders: sighting.search.holders,
         holders_complete: sighting.search.is_complete,
-        claim,
     }
 }
 
-fn claim(sidecar: Sidecar, lock: &Path, kernel: &KernelLock) -> Claim {
-    let started_at = sidecar.started_at();
+/// Who holds the lock on a file that is not at the path any more. The runner never
+/// deletes its lock file: a sidecar without one says that somebody else did, and then
+/// all processes are looked into; else only the recorded one.
+fn lost_holders(lock: &Path, kernel: &KernelLock, found: &Found) -> Vec<Holder> {
+    let file = LostFile::of(lock);
+    match found {
+        Found::Nothing | Found::NotASidecar(_) => Vec::new(),
+        Found::Sidecar(_) | Found::Unreadable(_) if *kernel == KernelLock::NoFile => file.holders(),
+        Found::Sidecar(Sidecar { pid: Some(RecordedPid::Usable(pid)), .. }) => {
+            let recorded = i32::try_from(*pid).ok().filter(|_| file.is_locked_by(*pid).unwrap_or(false));
+            recorded.map(Holder::of).into_iter().collect()
+        }
+        Found::Sidecar(_) | Found::Unreadable(_) => Vec::new(),
+    }
+}
+
+fn claim(found: Found, lock: &Path, kernel: &KernelLock) -> Claim {
+    let sidecar = match found {
+        Found::Nothing => return Claim::None,
+        Found::NotASidecar(what) => return Claim::NotASidecar(what),
+        Found::Unreadable(why) => return Claim::Unreadable(why),
+        Found::Sidecar(sidecar) => sidecar,
+    };
     match sidecar.pid {
         Some(RecordedPid::Usable(pid)) => {
+            let started_at = sidecar.started_at();
             let writer = writer(pid, started_at, &sidecar, lock, kernel);
             Claim::Recorded(Recorded { pid, started_at, writer, started: sidecar.started, cmd: sidecar.cmd })
         }
@@ -151,32 +188,30 @@ fn claim(sidecar: Sidecar, lock: &Path, kernel: &KernelLock) -> Claim {
 }
 
 fn writer(pid: u64, started_at: Option<SystemTime>, sidecar: &Sidecar, lock: &Path, kernel: &KernelLock) -> Writer {
-    let differs = |recorded: &Option<Vec<u8>>, here: Option<String>| match (recorded, here) {
-        (Some(recorded), Some(here)) => recorded.trim_ascii() != here.as_bytes(),
+    let differs = |recorded: Option<&[u8]>, here: Option<String>| match (recorded, here) {
+        (Some(recorded), Some(here)) => recorded != here.as_bytes(),
         _ => false,
     };
-    if differs(&sidecar.host, proc::host()) {
+    if differs(sidecar.host(), proc::host()) {
         return Writer::Elsewhere(sidecar.host.clone().unwrap_or_default());
     }
-    if differs(&sidecar.boot_id, proc::boot_id()) {
+    if differs(sidecar.boot_id(), proc::boot_id()) {
         return Writer::EarlierBoot;
     }
+    let not_seen = || if proc::may_be_out_of_sight(pid) { Writer::OutOfSight } else { Writer::Gone };
     if !proc::is_running(pid) {
-        return Writer::Gone;
+        return not_seen();
     }
-    let descriptors = match kernel {
-        KernelLock::Held | KernelLock::Unknown(_) => Descriptors::NotLookedAt,
-        KernelLock::NotHeld | KernelLock::NoFile => match holders::has_flock_at(pid, lock) {
-            Ok(true) => Descriptors::LockOnThisPath,
-            Ok(false) => Descriptors::NoLock,
-            Err(error) if holders::is_gone(&error) && !proc::is_running(pid) => return Writer::Gone,
-            Err(error) => Descriptors::Unreadable(plain(&error)),
-        },
-    };
-    // Its descriptors are looked at first: a clock that was set since must not hide a lock.
     let is_later = |recorded: SystemTime| proc::started_at(pid).is_some_and(|now| now > recorded + STARTED_TOLERANCE);
-    if descriptors != Descriptors::LockOnThisPath && started_at.is_some_and(is_later) {
-        return Writer::Recycled;
+    if started_at.is_some_and(is_later) {
+        return if proc::may_be_out_of_sight(pid) { Writer::OutOfSight } else { Writer::Recycled };
     }
-    Writer::Running(descriptors)
+    match kernel {
+        KernelLock::Held | KernelLock::HeldLost | KernelLock::Unknown(_) => Writer::Running(Descriptors::NotLookedAt),
+        KernelLock::NotHeld | KernelLock::NoFile => match LostFile::of(lock).is_locked_by(pid) {
+            Ok(_) => Writer::Running(Descriptors::NoLock),
+            Err(error) if holders::is_gone(&error) && !proc::is_running(pid) => not_seen(),
+            Err(error) => Writer::Running(Descriptors::Unreadable(plain(&error))),
+        },
+    }
 }

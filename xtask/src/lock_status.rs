@@ -12,7 +12,6 @@ use crate::lock::{self, LockFacts};
 use crate::{Verdict, output};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 /// Everything that a lock status says.
 pub(crate) struct LockReport {
@@ -20,7 +19,6 @@ pub(crate) struct LockReport {
     pub(crate) lock: PathBuf,
     pub(crate) facts: LockFacts,
     pub(crate) judgement: Judgement,
-    pub(crate) looked_at: SystemTime,
 }
 
 impl flags::LockStatus {
@@ -49,10 +47,13 @@ impl LockReport {
                 .notes
                 .push("archive_root starts with `~`, which is not expanded: it names a folder called `~`".to_owned());
         }
+        if env.scrape_lock_file.is_none() && root.is_none() {
+            judgement.notes.push("the config names no archive_root, so this is the repository's lock".to_owned());
+        }
         if env.skip_scrape_lock {
             judgement.notes.push("DCE_SKIP_SCRAPE_LOCK=1 is set: a scrape started from here takes no lock".to_owned());
         }
-        Ok(LockReport { config: config.to_path_buf(), lock, facts, judgement, looked_at: SystemTime::now() })
+        Ok(LockReport { config: config.to_path_buf(), lock, facts, judgement })
     }
 
     /// Whether a scrape may start.

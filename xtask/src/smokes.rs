@@ -45,12 +45,9 @@ impl flags::Smokes {
             output::print(&list(&smokes, self.format, env)?)?;
             return Ok(Verdict::Yes);
         }
-        let bin = match self.bin {
-            Some(bin) => {
-                bin.canonicalize().with_context(|| format!("cannot find the program to test, {}", bin.display()))?
-            }
-            None => std::env::current_exe().context("cannot find this program's file")?,
-        };
+        let bin = program_under_test(self.bin, env)?;
+        // What keeps every case from running is no failure of theirs.
+        drop(tempfile::tempdir().context("cannot make folders for the stages; does TMPDIR name one?")?);
         let (cancel, canceller) = Cancel::new().context("cannot make a pipe")?;
         let canceller = Mutex::new(Some(canceller));
         ctrlc::set_handler(move || drop(canceller.lock().map(|mut canceller| canceller.take())))
@@ -61,6 +58,17 @@ impl flags::Smokes {
             bail!("interrupted; every holder and stage is gone");
         }
         report.verdict()
+    }
+}
+
+/// The program to test: another one, or this one.
+fn program_under_test(bin: Option<PathBuf>, env: &Env) -> anyhow::Result<PathBuf> {
+    let Some(bin) = bin else { return std::env::current_exe().context("cannot find this program's file") };
+    let shown = crate::text::path(&bin);
+    let found = bin.canonicalize().with_context(|| format!("cannot find the program to test, `{shown}`"))?;
+    match env.program(&found.to_string_lossy()) {
+        Some(_) => Ok(found),
+        None => bail!("`{shown}` is no program that can be run\nhint: --bin names the program to test"),
     }
 }
 

@@ -55,21 +55,29 @@ fn misleads(c: char) -> bool {
             '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// A command line may carry a token as an argument; its shape gives it away:
-/// three dotted base64url parts, the first a user id, the last a signature.
+/// A command line may carry a token as an argument; its shape gives it away: three
+/// dotted parts, the first a user id's digits in base64. The last may be cut off.
 fn without_tokens(bytes: &[u8]) -> Vec<u8> {
     let is_token_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.".contains(byte);
     let mut shown = Vec::with_capacity(bytes.len());
     for run in bytes.chunk_by(|a, b| is_token_byte(a) == is_token_byte(b)) {
-        shown.extend_from_slice(if looks_like_a_token(run) { b"[token]" } else { run });
+        let mut parts: Vec<&[u8]> = run.split(|&byte| byte == b'.').collect();
+        if let Some(at) = parts.windows(3).position(is_token) {
+            parts.splice(at..at + 3, [&b"[token]"[..]]);
+        }
+        if let Some(at) = parts.windows(2).position(|pair| pair[0] == b"mfa" && pair[1].len() >= 20) {
+            parts.splice(at..at + 2, [&b"[token]"[..]]);
+        }
+        shown.extend(parts.join(&b'.'));
     }
     shown
 }
 
-fn looks_like_a_token(word: &[u8]) -> bool {
-    let lengths: Vec<usize> = word.split(|&byte| byte == b'.').map(<[u8]>::len).collect();
-    matches!(lengths[..], [id, time, signature] if id >= 23 && (5..=8).contains(&time) && signature >= 25)
-        || (word.starts_with(b"mfa.") && word.len() >= 60)
+fn is_token(parts: &[&[u8]]) -> bool {
+    let [id, time, signature] = parts else { return false };
+    // In base64 a decimal digit comes first as M, N or O.
+    let is_id = id.len() >= 23 && b"MNO".contains(&id[0]) && id.iter().all(u8::is_ascii_alphanumeric);
+    is_id && (5..=8).contains(&time.len()) && !signature.is_empty()
 }
 
 #[cfg(test)]
@@ -95,6 +103,16 @@ mod tests {
         let token = [id, time, signature].join(".");
         assert_eq!(printable(format!("dce -t {token} -o x.y.z").as_bytes()), "dce -t [token] -o x.y.z");
         assert_eq!(printable(format!("T=\"{token}\"\t{token}").as_bytes()), "T=\"[token]\"\\t[token]");
+        assert_eq!(
+            printable(format!("-t {token}. x.{token} {token}.log").as_bytes()),
+            "-t [token]. x.[token] [token].log"
+        );
+        assert_eq!(printable(format!("-t {}", &token[..40]).as_bytes()), "-t [token]");
+        assert_eq!(printable(format!("mfa.{}", "c".repeat(84)).as_bytes()), "[token]");
+        assert_eq!(
+            printable(b"My-very-long-name-of-a-script.config.json"),
+            "My-very-long-name-of-a-script.config.json"
+        );
         assert_eq!(printable(b"bash ./scripts/run.sh --target a.b.c"), "bash ./scripts/run.sh --target a.b.c");
     }
 

@@ -7,10 +7,9 @@
 use crate::lock::identity::{LockFile, stat_id};
 use crate::lock::proc;
 use crate::lock::table::{Entry, LockType, fdinfo_entries};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, readlinkat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// A process that has the locked descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +17,15 @@ pub(crate) struct Holder {
     pub(crate) pid: i32,
     /// The program's name; foreign text.
     pub(crate) command: String,
+    /// When it started, where that can be told.
+    pub(crate) started: Option<SystemTime>,
+}
+
+impl Holder {
+    pub(crate) fn of(pid: i32) -> Holder {
+        let started = u64::try_from(pid).ok().and_then(proc::started_at);
+        Holder { pid, command: proc::command(pid).unwrap_or_default(), started }
+    }
 }
 
 /// What a look through all processes found.
@@ -37,34 +45,14 @@ pub(crate) fn search(file: &LockFile) -> Search {
     let mut search = Search { holders: Vec::new(), is_complete: shows_all };
     for pid in pids {
         match has_lock(pid, file) {
-            Ok(true) => search.holders.push(Holder { pid, command: proc::command(pid).unwrap_or_default() }),
+            Ok(true) => search.holders.push(Holder::of(pid)),
             Ok(false) => {}
             Err(error) if is_gone(&error) => {}
             Err(_) => search.is_complete = false,
         }
     }
     search.holders.sort_by_key(|holder| holder.pid);
-    // It was searched for because it is held: somebody has it.
-    search.is_complete &= !search.holders.is_empty();
     search
-}
-
-/// Whether `pid` has a flock on the file that is, or was before it was deleted or
-/// replaced, at `lock`.
-pub(crate) fn has_flock_at(pid: u64, lock: &Path) -> io::Result<bool> {
-    let lock = resolved(lock);
-    let mut unlinked = lock.as_os_str().to_owned();
-    unlinked.push(" (deleted)");
-    let (folder, fds) = numbers_in(&format!("/proc/{pid}/fd"))?;
-    for fd in fds {
-        let Ok(target) = readlinkat(folder.fd()?, fd.to_string(), Vec::new()) else { continue };
-        let is_ours = target.as_bytes() == lock.as_os_str().as_bytes() || target.as_bytes() == unlinked.as_bytes();
-        if is_ours && fdinfo(pid, fd).is_some_and(|info| fdinfo_entries(&info).any(|e| e.lock_type == LockType::Flock))
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// Whether an error means that the process ended while it was looked at.
@@ -85,12 +73,13 @@ fn has_lock(pid: i32, file: &LockFile) -> io::Result<bool> {
     Ok(false)
 }
 
-fn fdinfo(pid: impl std::fmt::Display, fd: i32) -> Option<String> {
+/// What the kernel tells about a descriptor.
+pub(crate) fn fdinfo(pid: impl std::fmt::Display, fd: i32) -> Option<String> {
     proc::read(&format!("/proc/{pid}/fdinfo/{fd}")).ok()
 }
 
 /// A folder of `/proc`, and the numbers that are names in it.
-fn numbers_in(path: &str) -> io::Result<(Dir, Vec<i32>)> {
+pub(crate) fn numbers_in(path: &str) -> io::Result<(Dir, Vec<i32>)> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut folder = Dir::new(openat(rustix::fs::CWD, path, flags, Mode::empty())?)?;
     let mut numbers = Vec::new();
@@ -98,10 +87,4 @@ fn numbers_in(path: &str) -> io::Result<(Dir, Vec<i32>)> {
         numbers.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()));
     }
     Ok((folder, numbers))
-}
-
-/// The path as the kernel shows it in `/proc/PID/fd`: with no links in it.
-fn resolved(lock: &Path) -> PathBuf {
-    let in_folder = || Some(lock.parent()?.canonicalize().ok()?.join(lock.file_name()?));
-    lock.canonicalize().ok().or_else(in_folder).unwrap_or_else(|| lock.to_path_buf())
 }

@@ -5,7 +5,7 @@
 //! read instead, and its absences are believed only where they prove something.
 
 use crate::bounded::{self, plain};
-use crate::lock::holders::{self, Search};
+use crate::lock::holders::{self, Holder, Search};
 use crate::lock::identity::{self, LockFile};
 use crate::lock::proc;
 use crate::lock::table::{Entry, LockKey, LockType, entries_about};
@@ -38,7 +38,7 @@ const LONGEST_TABLE: usize = 64 << 20;
 const SHARED_LOCK_RECHECK: Duration = Duration::from_millis(50);
 const SHARED_LOCK_LOOKS: usize = 4;
 
-/// How often a lock file that is replaced during the look is looked at afresh.
+/// How often a lock that changes during the look is looked at afresh.
 const LOOKS: usize = 3;
 
 /// The kernel's answer.
@@ -48,6 +48,9 @@ pub(crate) enum KernelLock {
     NoFile,
     NotHeld,
     Held,
+    /// A process has a flock on the file that was at the path before it was deleted,
+    /// replaced or moved aside.
+    HeldLost,
     /// It cannot be told, and why.
     Unknown(String),
 }
@@ -82,6 +85,7 @@ pub(crate) struct Sighting {
 
 /// Looks at the lock.
 pub(crate) fn look(lock: &Path) -> Sighting {
+    let mut last = Sighting::unknown("the lock file keeps being replaced");
     for _ in 0..LOOKS {
         let file = match identity::find(lock) {
             Ok(Some(file)) => file,
@@ -89,11 +93,14 @@ pub(crate) fn look(lock: &Path) -> Sighting {
             Err(error) => return Sighting::unknown(format!("cannot look at the lock file: {}", plain(&error))),
         };
         let sighting = look_at(&file);
-        if sighting.lock != KernelLock::NotHeld || identity::still_names(lock, &file) {
-            return sighting;
+        match sighting.lock {
+            KernelLock::NotHeld if !identity::still_names(lock, &file) => {}
+            // It was let go before its holder was found.
+            KernelLock::Held if sighting.search.holders.is_empty() && sighting.search.is_complete => last = sighting,
+            _ => return sighting,
         }
     }
-    Sighting::unknown("the lock file keeps being replaced")
+    last
 }
 
 fn look_at(file: &LockFile) -> Sighting {
@@ -222,6 +229,12 @@ impl Sighting {
         let nobody =
             Search { holders: Vec::new(), is_complete: matches!(lock, KernelLock::NoFile | KernelLock::NotHeld) };
         Sighting { lock, via, is_fcntl_lock: false, waiters: 0, search: nobody }
+    }
+
+    /// Held on a file that is not at the path any more.
+    pub(crate) fn lost(holders: Vec<Holder>) -> Sighting {
+        let search = Search { holders, is_complete: false };
+        Sighting { search, ..Sighting::new(KernelLock::HeldLost, ObservedVia::Fdinfo) }
     }
 
     fn unknown(why: impl Into<String>) -> Sighting {

@@ -37,10 +37,17 @@ pub(crate) fn boot_id() -> Option<String> {
     read("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim_end().to_owned())
 }
 
-/// Whether a process with this pid exists: only ESRCH says no, for EPERM is another
-/// user's process, alive (kill(2)).
+/// Whether a process with this pid runs: only ESRCH says no, for EPERM is another
+/// user's process, alive (kill(2)). A zombie has ended, and has no descriptors.
 pub(crate) fn is_running(pid: u64) -> bool {
-    i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH))
+    let exists = i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH));
+    exists && !read(&format!("/proc/{pid}/stat")).is_ok_and(|stat| is_ended(&stat))
+}
+
+/// Whether a pid is out of the sight of this process, which is not in the initial PID
+/// namespace. None is above `PID_MAX_LIMIT`, 2^22 (the kernel's include/linux/threads.h).
+pub(crate) fn may_be_out_of_sight(pid: u64) -> bool {
+    pid <= 1 << 22 && !sees_every_process()
 }
 
 /// When the process started, by today's clock; accurate to a clock tick, 10 ms.
@@ -56,6 +63,12 @@ pub(crate) fn started_at(pid: u64) -> Option<SystemTime> {
 /// hold a token.
 pub(crate) fn command(pid: i32) -> Option<String> {
     read(&format!("/proc/{pid}/comm")).ok().map(|comm| comm.trim_end_matches('\n').to_owned())
+}
+
+/// Field 3 of `/proc/PID/stat`: `Z` is a zombie, `X` dead.
+fn is_ended(stat: &str) -> bool {
+    let state = stat.rsplit_once(')').and_then(|(_, from_field_3)| from_field_3.split_ascii_whitespace().next());
+    matches!(state, Some("Z" | "X" | "x"))
 }
 
 /// Field 22 of `/proc/PID/stat`, in clock ticks since boot. The command, field 2, may
@@ -75,6 +88,13 @@ mod tests {
         assert_eq!(start_ticks(stat), Some(43731));
         assert_eq!(start_ticks("1946 (a) S 1"), None);
         assert_eq!(start_ticks(""), None);
+    }
+
+    #[test]
+    fn a_zombie_has_ended() {
+        assert!(is_ended("7 (a) b) Z 1 7"));
+        assert!(!is_ended("7 (Z) S 1 7"));
+        assert!(!is_ended(""));
     }
 
     #[test]

@@ -35,7 +35,9 @@ pub(crate) enum RecordedPid {
 pub(crate) enum Found {
     Nothing,
     Sidecar(Sidecar),
-    /// Something that was not read, and why.
+    /// Something that is no sidecar, and what it is.
+    NotASidecar(String),
+    /// What may be a sidecar and could not be read, and why.
     Unreadable(String),
 }
 
@@ -45,6 +47,7 @@ pub(crate) fn read(lock: &Path) -> Found {
     match bounded::read_start(&sidecar_path(lock), Links::Refuse, LARGEST) {
         Ok((bytes, _)) => Found::Sidecar(Sidecar::parse(&bytes)),
         Err(ReadError::Missing) => Found::Nothing,
+        Err(cause @ ReadError::NotAFile(_)) => Found::NotASidecar(cause.to_string()),
         Err(cause) => Found::Unreadable(cause.to_string()),
     }
 }
@@ -72,6 +75,17 @@ impl Sidecar {
             slot.get_or_insert(value);
         }
         sidecar
+    }
+
+    /// `host=`, when it names one.
+    pub(crate) fn host(&self) -> Option<&[u8]> {
+        self.host.as_deref().map(<[u8]>::trim_ascii).filter(|host| !host.is_empty())
+    }
+
+    /// `boot_id=`, when it is whole: a UUID, 36 characters (random(4)).
+    pub(crate) fn boot_id(&self) -> Option<&[u8]> {
+        let is_uuid = |id: &&[u8]| id.len() == 36 && id.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
+        self.boot_id.as_deref().map(<[u8]>::trim_ascii).filter(is_uuid)
     }
 
     /// `started=` as a time, when it is one.
@@ -114,6 +128,15 @@ mod tests {
         let sidecar = Sidecar::parse(b"colour=red\npid=1\r\npid=2\n=x\nnonsense\nhost=a\nhost=b");
         assert_eq!(sidecar.pid, Some(RecordedPid::Usable(1)));
         assert_eq!(sidecar.host.as_deref(), Some(&b"a"[..]));
+    }
+
+    #[test]
+    fn hosts_and_boots_that_were_cut_off_are_none() {
+        let sidecar = Sidecar::parse(b"host= \nboot_id=0b6dd2d1-\n");
+        assert_eq!((sidecar.host(), sidecar.boot_id()), (None, None));
+        let sidecar = Sidecar::parse(b"host=nas\r\nboot_id= 0b6dd2d1-7bd5-4b22-9b1c-8a6a2f0d2d3e\n");
+        assert_eq!(sidecar.host(), Some(&b"nas"[..]));
+        assert_eq!(sidecar.boot_id(), Some(&b"0b6dd2d1-7bd5-4b22-9b1c-8a6a2f0d2d3e"[..]));
     }
 
     #[test]

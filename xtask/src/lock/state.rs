@@ -1,8 +1,12 @@
 //! From what was seen to what it means: the contract's table as a pure function.
 
-use crate::lock::{Claim, Descriptors, KernelLock, LockFacts, ObservedVia, Recorded, Writer};
+use crate::lock::{Claim, Descriptors, Holder, KernelLock, LockFacts, ObservedVia, Recorded, Writer};
 use crate::text::printable;
 use std::fmt;
+use std::time::Duration;
+
+/// A scrape has long written its sidecar when it is this old.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// The state of the lock. It prints as operators' scripts know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,10 +47,10 @@ impl fmt::Display for LockState {
 pub(crate) fn judge(facts: &LockFacts) -> Judgement {
     let state = state(facts);
     let mut notes = Vec::new();
-    notes.extend(kernel_note(facts));
     notes.extend(claim_note(facts));
+    notes.extend(kernel_note(facts));
     if !facts.holders_complete && facts.kernel == KernelLock::Held {
-        notes.push("some processes cannot be inspected, so more may have it open (root sees all)".to_owned());
+        notes.push("some processes cannot be inspected from here, so more may have it open".to_owned());
     }
     let next = next(facts, &state);
     Judgement { state, notes, next }
@@ -54,27 +58,41 @@ pub(crate) fn judge(facts: &LockFacts) -> Judgement {
 
 fn state(facts: &LockFacts) -> LockState {
     let free = match &facts.kernel {
-        KernelLock::Held => return LockState::Held,
+        KernelLock::Held | KernelLock::HeldLost => return LockState::Held,
         KernelLock::Unknown(why) => return LockState::Unknown(why.clone()),
         KernelLock::NoFile => LockState::FreeNoFile,
         KernelLock::NotHeld => LockState::FreeNotHeld,
     };
+    let has_file = facts.kernel != KernelLock::NoFile;
+    if let Claim::Unreadable(why) = &facts.claim
+        && !has_file
+    {
+        // Whoever it names may hold a lock file that was deleted.
+        return LockState::Unknown(format!("there is no lock file, but a sidecar that cannot be read: {why}"));
+    }
     let Some(Recorded { pid, writer, .. }) = facts.recorded() else { return free };
     match writer {
-        Writer::Running(Descriptors::LockOnThisPath) => LockState::Held,
         Writer::Running(Descriptors::NoLock) | Writer::Elsewhere(_) => free,
+        Writer::OutOfSight if has_file => free,
+        Writer::OutOfSight => {
+            LockState::Unknown(format!("there is no lock file, and pid {pid}, recorded as the holder, is out of sight"))
+        }
         Writer::Running(Descriptors::Unreadable(_) | Descriptors::NotLookedAt) => {
             LockState::Unknown(format!("pid {pid}, recorded as the holder, cannot be inspected"))
         }
-        Writer::Gone | Writer::Recycled | Writer::EarlierBoot => match facts.kernel {
-            KernelLock::NoFile => free,
-            _ => LockState::Stale(*pid),
-        },
+        Writer::Gone | Writer::Recycled | Writer::EarlierBoot if has_file => LockState::Stale(*pid),
+        Writer::Gone | Writer::Recycled | Writer::EarlierBoot => free,
     }
 }
 
 fn kernel_note(facts: &LockFacts) -> Option<String> {
     let note = match (&facts.kernel, facts.via) {
+        (KernelLock::HeldLost, _) => {
+            return Some(format!(
+                "the lock file was deleted, replaced or moved aside; the old one is still held by pid {}",
+                pids(facts)
+            ));
+        }
         (KernelLock::Held, _) if facts.is_fcntl_lock => {
             "this is an fcntl lock, as an NFS client's looks on its server; a scrape on this machine would not notice it"
         }
@@ -82,21 +100,33 @@ fn kernel_note(facts: &LockFacts) -> Option<String> {
             "the kernel's lock table proves nothing here, so a shared lock was taken for a moment to find out"
         }
         (KernelLock::NoFile, _) if !facts.has_folder => "the folder of the lock does not exist, or is not mounted",
+        (KernelLock::NoFile, _) if !matches!(facts.claim, Claim::None | Claim::NotASidecar(_)) => {
+            "there is a sidecar but no lock file, which no scrape deletes: somebody else did"
+        }
         _ => return None,
     };
     Some(note.to_owned())
 }
 
+/// The holders' pids, with blanks between them.
+fn pids(facts: &LockFacts) -> String {
+    let pids: Vec<String> = facts.holders.iter().map(|holder| holder.pid.to_string()).collect();
+    pids.join(" ")
+}
+
 fn claim_note(facts: &LockFacts) -> Option<String> {
-    let is_held = facts.kernel == KernelLock::Held;
+    let is_held = matches!(facts.kernel, KernelLock::Held | KernelLock::HeldLost);
     match &facts.claim {
         Claim::None if is_held => {
             Some("there is no sidecar: it may just be written, or a scrape that ended removed it".to_owned())
         }
         Claim::None => None,
-        Claim::Unreadable(why) => Some(format!("the sidecar cannot be read: {why}")),
+        Claim::NotASidecar(why) | Claim::Unreadable(why) => Some(format!("the sidecar cannot be read: {why}")),
         Claim::NoPid(None) => Some("the sidecar names no pid".to_owned()),
         Claim::NoPid(Some(text)) => Some(format!("the sidecar has no usable pid: `{}`", printable(text))),
+        Claim::Recorded(recorded) if is_held && facts.denies(recorded) => {
+            Some(format!("pid {}, recorded as the holder, runs but does not hold this lock; others do", recorded.pid))
+        }
         Claim::Recorded(recorded) => writer_note(recorded, is_held),
     }
 }
@@ -104,11 +134,6 @@ fn claim_note(facts: &LockFacts) -> Option<String> {
 fn writer_note(recorded: &Recorded, is_held: bool) -> Option<String> {
     let pid = recorded.pid;
     let why = match &recorded.writer {
-        Writer::Running(Descriptors::LockOnThisPath) => {
-            return Some(format!(
-                "the lock file was deleted or replaced under pid {pid}, which still holds the lock on the old one"
-            ));
-        }
         Writer::Running(Descriptors::NoLock) => {
             return Some(format!("pid {pid}, recorded as the holder, runs but does not hold this lock"));
         }
@@ -117,6 +142,9 @@ fn writer_note(recorded: &Recorded, is_held: bool) -> Option<String> {
                 "the sidecar was written on host {}; pid {pid} cannot be checked from here",
                 printable(host)
             ));
+        }
+        Writer::OutOfSight => {
+            return Some(format!("pid {pid}, recorded as the holder, cannot be checked from inside a container"));
         }
         Writer::Running(Descriptors::Unreadable(why)) => return Some(format!("the descriptors of pid {pid}: {why}")),
         Writer::Running(Descriptors::NotLookedAt) => return None,
@@ -135,23 +163,32 @@ fn next(facts: &LockFacts, state: &LockState) -> String {
         LockState::Unknown(_) => {
             "do not start a scrape; ask again as root, on the host that runs the scrapes".to_owned()
         }
-        LockState::Held if facts.kernel != KernelLock::Held => {
+        LockState::Held if facts.kernel == KernelLock::HeldLost => {
             "wait until that process ends; a scrape started now would run beside it".to_owned()
         }
-        LockState::Held => match facts.recorded().and_then(Recorded::is_running) {
-            Some(false) if !facts.holders.is_empty() => {
-                let pids: Vec<String> = facts.holders.iter().map(|holder| holder.pid.to_string()).collect();
-                format!("wait; or, if that scrape was killed and these are its remains: kill {}", pids.join(" "))
-            }
-            _ => "wait until the scrape ends".to_owned(),
-        },
+        LockState::Held if are_remains(facts) => {
+            format!("wait; or, if that scrape was killed and these are its remains: kill {}", pids(facts))
+        }
+        LockState::Held => "wait until the scrape ends".to_owned(),
     }
+}
+
+/// Whether the holders are what is left of a scrape whose recorded process has ended. A
+/// new scrape has a dead pid in its sidecar too, from its start until it writes its own.
+fn are_remains(facts: &LockFacts) -> bool {
+    let has_settled = |holder: &Holder| {
+        let age = holder.started.and_then(|started| facts.looked_at.duration_since(started).ok());
+        age.is_some_and(|age| age > SETTLED)
+    };
+    facts.recorded().and_then(Recorded::is_running) == Some(false)
+        && !facts.holders.is_empty()
+        && facts.holders.iter().all(has_settled)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::Holder;
+    use std::time::SystemTime;
 
     fn facts(kernel: KernelLock, claim: Claim) -> LockFacts {
         LockFacts {
@@ -162,7 +199,9 @@ mod tests {
             holders: Vec::new(),
             holders_complete: true,
             claim,
+            has_file: true,
             has_folder: true,
+            looked_at: SystemTime::now(),
         }
     }
 
@@ -179,7 +218,7 @@ mod tests {
         let unreadable = Descriptors::Unreadable("why".into());
         vec![
             Claim::None,
-            Claim::Unreadable("why".into()),
+            Claim::NotASidecar("why".into()),
             Claim::NoPid(None),
             Claim::NoPid(Some(b"12x".into())),
             recorded(Writer::Gone),
@@ -187,8 +226,9 @@ mod tests {
             recorded(Writer::EarlierBoot),
             recorded(Writer::Elsewhere(b"other".into())),
             recorded(Writer::Running(Descriptors::NoLock)),
-            recorded(Writer::Running(Descriptors::LockOnThisPath)),
+            recorded(Writer::OutOfSight),
             recorded(Writer::Running(unreadable)),
+            Claim::Unreadable("why".into()),
         ]
     }
 
@@ -196,6 +236,9 @@ mod tests {
     fn row_1_held_whatever_the_sidecar_says() {
         for claim in every_claim() {
             assert_eq!(state_of(KernelLock::Held, claim).0, "held (active scrape)");
+        }
+        for claim in every_claim() {
+            assert_eq!(state_of(KernelLock::HeldLost, claim).0, "held (active scrape)");
         }
     }
 
@@ -228,12 +271,11 @@ mod tests {
     fn rows_6_to_8_a_live_writer_decides_by_its_descriptors() {
         for kernel in [KernelLock::NotHeld, KernelLock::NoFile] {
             let with = |descriptors| state_of(kernel.clone(), recorded(Writer::Running(descriptors)));
-            let (held, notes) = with(Descriptors::LockOnThisPath);
-            assert_eq!(held, "held (active scrape)");
-            assert!(notes[0].contains("deleted or replaced under pid 7"), "{notes:?}");
             let (free, notes) = with(Descriptors::NoLock);
             assert!(free.starts_with("free ("), "{free}");
-            assert!(notes[0].contains("pid 7, recorded as the holder, runs but does not hold"), "{notes:?}");
+            let is_told =
+                notes.iter().any(|note| note.contains("pid 7, recorded as the holder, runs but does not hold"));
+            assert!(is_told, "{notes:?}");
             let (unknown, _) = with(Descriptors::Unreadable("why".into()));
             assert_eq!(unknown, "unknown (pid 7, recorded as the holder, cannot be inspected)");
         }
@@ -247,13 +289,46 @@ mod tests {
     }
 
     #[test]
-    fn remains_of_a_killed_scrape_are_named_and_no_file_is_to_be_deleted() {
+    fn without_a_lock_file_whoever_cannot_be_checked_may_hold_it() {
+        let unknown = |claim| state_of(KernelLock::NoFile, claim).0;
+        assert!(unknown(Claim::Unreadable("why".into())).starts_with("unknown (there is no lock file, but a sidecar"));
+        assert!(unknown(recorded(Writer::OutOfSight)).starts_with("unknown (there is no lock file, and pid 7"));
+        let free = "free (lock file present but not held)";
+        assert_eq!(state_of(KernelLock::NotHeld, Claim::Unreadable("why".into())).0, free);
+        assert_eq!(state_of(KernelLock::NotHeld, recorded(Writer::OutOfSight)).0, free);
+    }
+
+    #[test]
+    fn a_recorded_pid_that_runs_and_does_not_hold_the_lock_is_told() {
+        let mut facts = facts(KernelLock::Held, recorded(Writer::Running(Descriptors::NotLookedAt)));
+        facts.holders = vec![holder(12, 60)];
+        assert!(judge(&facts).notes[0].contains("pid 7, recorded as the holder, runs but does not hold"));
+        facts.holders = vec![holder(7, 60)];
+        assert_eq!(judge(&facts).notes, [""; 0]);
+        facts.holders = vec![holder(12, 60)];
+        facts.holders_complete = false;
+        assert!(!judge(&facts).notes[0].contains("does not hold"), "it may be one that cannot be inspected");
+    }
+
+    fn holder(pid: i32, age_s: u64) -> Holder {
+        let started = SystemTime::now().checked_sub(Duration::from_secs(age_s));
+        Holder { pid, command: "tee".into(), started }
+    }
+
+    #[test]
+    fn remains_of_a_killed_scrape_are_named_and_a_new_scrape_is_not() {
         let mut facts = facts(KernelLock::Held, recorded(Writer::Gone));
-        facts.holders = vec![Holder { pid: 12, command: "tee".into() }, Holder { pid: 13, command: "cat".into() }];
+        facts.holders = vec![holder(12, 60), holder(13, 60)];
         let next = judge(&facts).next;
         assert!(next.ends_with("kill 12 13"), "{next}");
+        facts.holders.push(holder(14, 1));
+        assert_eq!(judge(&facts).next, "wait until the scrape ends");
+    }
+
+    #[test]
+    fn no_file_is_ever_to_be_deleted() {
         for claim in every_claim() {
-            let next = judge(&self::facts(KernelLock::Held, claim)).next;
+            let next = judge(&facts(KernelLock::Held, claim)).next;
             assert!(!next.contains("delete") && !next.contains("remove") && !next.contains("rm "), "{next}");
         }
     }

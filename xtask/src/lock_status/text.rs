@@ -1,6 +1,5 @@
 //! A lock status as text: the shell original's lines first, byte for byte.
 
-use crate::lock::KernelLock;
 use crate::lock::state::LockState;
 use crate::lock::{Recorded, Writer};
 use crate::lock_status::LockReport;
@@ -20,7 +19,7 @@ impl LockReport {
         line("lock", &path(&self.lock));
         line("state", &self.state_text(colour));
         if let Some(recorded) = self.facts.recorded()
-            && self.facts.kernel != KernelLock::NoFile
+            && self.facts.has_file
         {
             line("holder", &holder_text(recorded));
             if let Some(cmd) = &recorded.cmd {
@@ -49,8 +48,8 @@ impl LockReport {
     /// How long the lock has been held, by its holder's own account.
     fn age(&self) -> Option<Duration> {
         let recorded = self.facts.recorded().filter(|recorded| recorded.is_running() == Some(true))?;
-        let is_held = self.judgement.state == LockState::Held;
-        self.looked_at.duration_since(recorded.started_at.filter(|_| is_held)?).ok()
+        let is_its_own = self.judgement.state == LockState::Held && !self.facts.denies(recorded);
+        self.facts.looked_at.duration_since(recorded.started_at.filter(|_| is_its_own)?).ok()
     }
 
     fn state_text(&self, colour: bool) -> String {
@@ -68,6 +67,7 @@ impl LockReport {
 fn holder_text(recorded: &Recorded) -> String {
     let running = match &recorded.writer {
         Writer::Elsewhere(host) => format!("on host {}", printable(host)),
+        Writer::OutOfSight => "out of sight".to_owned(),
         _ if recorded.is_running() == Some(true) => "running".to_owned(),
         _ => "not running".to_owned(),
     };

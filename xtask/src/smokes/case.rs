@@ -15,6 +15,9 @@ pub(crate) struct Case {
     /// Environment variables besides the clean few that every case has.
     #[serde(default)]
     pub(crate) env: BTreeMap<String, String>,
+    /// It makes sense only where all processes can be seen: not in a container.
+    #[serde(default)]
+    pub(crate) host_only: bool,
     #[serde(default)]
     pub(crate) stage: StagePlan,
     pub(crate) expect: Expect,
@@ -62,11 +65,20 @@ pub(crate) struct HeldPlan {
     /// Whoever took the lock is killed, and only a child of it has the descriptor.
     #[serde(default)]
     pub(crate) orphaned: bool,
-    /// The lock file is deleted while it is held.
-    #[serde(default)]
-    pub(crate) deleted: bool,
+    /// What happens to the lock file while it is held.
+    pub(crate) lost: Option<Loss>,
     /// Put in the sidecar's place once the lock is held.
     pub(crate) sidecar: Option<String>,
+}
+
+/// How a lock file is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Loss {
+    Deleted,
+    Moved,
+    /// Deleted, and made anew.
+    Replaced,
 }
 
 /// Who holds the lock. They look different to the kernel.

@@ -2,12 +2,15 @@
 
 use crate::child::{self, Cancel, End};
 use crate::env::Env;
+use crate::lock;
 use crate::smokes::Smoke;
-use crate::smokes::case::LockPlan;
+use crate::smokes::case::{LockPlan, Loss};
 use crate::smokes::check::{check_text, indented};
 use crate::smokes::holder::Holder;
 use crate::smokes::stage::Stage;
 use anyhow::Context;
+use std::fs;
+use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,6 +43,9 @@ pub(crate) enum Outcome {
 
 /// Why a case cannot run here, if it cannot.
 pub(crate) fn reason_to_skip(smoke: &Smoke, env: &Env) -> Option<String> {
+    if smoke.case.host_only && !lock::sees_every_process() {
+        return Some("in a container not all processes are seen".to_owned());
+    }
     let Some(LockPlan::Held(held)) = &smoke.case.stage.lock else { return None };
     let missing = held.by.needs().iter().find(|program| env.program(program).is_none())?;
     Some(format!("no `{missing}` on PATH"))
@@ -114,12 +120,16 @@ fn start_holder(smoke: &Smoke, setup: &Setup, stage: &mut Stage, cookie: &str) -
     if let Some(sidecar) = &plan.sidecar {
         stage.write(&format!("{}.meta", plan.at), sidecar)?;
     }
-    if plan.deleted {
-        remove(&lock)?;
+    if let Some(loss) = plan.lost {
+        lose(&lock, loss).with_context(|| format!("cannot lose {}", lock.display()))?;
     }
     Ok(Some(holder))
 }
 
-fn remove(lock: &Path) -> anyhow::Result<()> {
-    std::fs::remove_file(lock).with_context(|| format!("cannot delete {}", lock.display()))
+fn lose(lock: &Path, loss: Loss) -> io::Result<()> {
+    match loss {
+        Loss::Deleted => fs::remove_file(lock),
+        Loss::Moved => fs::rename(lock, lock.with_extension("lock.old")),
+        Loss::Replaced => fs::remove_file(lock).and_then(|()| fs::write(lock, "")),
+    }
 }

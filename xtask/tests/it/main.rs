@@ -10,6 +10,7 @@ mod stand;
 mod untouched;
 
 use libtest_mimic::{Arguments, Trial};
+use places::{NOBODY, smokes, smokes_obstacle};
 use stand::{CONTAINER, MOUNTS, obstacle};
 use std::process::ExitCode;
 
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
     let container = || obstacle(CONTAINER, "true");
     let hidden_table = || obstacle(MOUNTS, places::HIDE_TABLE);
     let hidden_processes = || obstacle(MOUNTS, places::HIDE_PROCESSES);
-    let other_user = || obstacle(&[], &format!("{} true", places::NOBODY.join(" ")));
+    let other_user = || obstacle(&[], &format!("{} true", NOBODY.join(" ")));
     let strace = || obstacle(&[], "strace -o /dev/null true");
     let none = || None;
     let tests = vec![
@@ -45,6 +46,10 @@ fn main() -> ExitCode {
         test("hidden_processes", hidden_processes, places::hidden_processes),
         test("another_users_lock", other_user, places::another_users_lock),
         test("another_users_deleted_lock", other_user, places::another_users_deleted_lock),
+        test("deleted_lock_from_a_container", container, places::deleted_lock_from_a_container),
+        test("deleted_lock_with_an_unreadable_sidecar", other_user, places::deleted_lock_with_an_unreadable_sidecar),
+        test("smokes_as_another_user", || smokes_obstacle(NOBODY), || smokes(NOBODY)),
+        test("smokes_in_a_container", || smokes_obstacle(CONTAINER), || smokes(CONTAINER)),
         test("shared_lock_that_stays", none, places::shared_lock),
         test("fcntl_lock", none, places::fcntl_lock),
         test("many_waiters", none, places::many_waiters),

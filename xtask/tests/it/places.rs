@@ -1,6 +1,6 @@
 //! Places where the truth about a lock is hard to come by.
 
-use crate::stand::{CONTAINER, MOUNTS, Stand, command};
+use crate::stand::{CONTAINER, MOUNTS, Stand, command, obstacle};
 use nix::fcntl::{FcntlArg, fcntl};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -141,6 +141,34 @@ pub(crate) fn another_users_deleted_lock() {
     let nobody = stand.status("nobody");
     assert_eq!((&nobody.state[..], nobody.exit), ("unknown", 2), "{nobody:?}");
     assert!(nobody.summary.ends_with(", recorded as the holder, cannot be inspected)"), "{nobody:?}");
+}
+
+pub(crate) fn deleted_lock_from_a_container() {
+    let stand = Stand::new();
+    let container = CONTAINER.join(" ");
+    stand.script(&[], &format!(r#"hold "$lock"; echo "pid=$$" >"$lock.meta"; rm "$lock"; status gone {container}"#));
+    let gone = stand.status("gone");
+    assert_eq!((&gone.state[..], gone.exit), ("unknown", 2), "the holder is out of sight there: {gone:?}");
+}
+
+pub(crate) fn deleted_lock_with_an_unreadable_sidecar() {
+    let stand = Stand::new();
+    let nobody = NOBODY.join(" ");
+    let script = r#"hold "$lock"; umask 077; echo "pid=$$" >"$lock.meta"; rm "$lock"; umask 022; status gone"#;
+    stand.script(&[], &format!("{script} {nobody}"));
+    let gone = stand.status("gone");
+    assert_eq!((&gone.state[..], gone.exit), ("unknown", 2), "{gone:?}");
+}
+
+/// Whether the smokes' own files can be read there.
+pub(crate) fn smokes_obstacle(wrapper: &[&str]) -> Option<String> {
+    obstacle(wrapper, &format!("test -r '{}/../fixtures/smokes/programs/flock.sh'", env!("CARGO_MANIFEST_DIR")))
+}
+
+/// Runs the whole suite behind `wrapper`: newcomers are seldom root, and often in a container.
+pub(crate) fn smokes(wrapper: &[&str]) {
+    let stand = Stand::new();
+    stand.script(wrapper, r#""$XTASK" smokes >"$ROOT/out" 2>&1 || { cat "$ROOT/out" >&2; exit 1; }"#);
 }
 
 pub(crate) fn shared_lock() {
