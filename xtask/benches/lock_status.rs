@@ -5,13 +5,16 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints its figures and may give up")]
 #![allow(clippy::disallowed_methods, reason = "it starts and times programs as a user would")]
 
+mod common;
+
+use common::{TIMED_RUNS, compare};
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const ACQUISITIONS: usize = 10_000;
 const LOOKS: usize = 2_000;
@@ -19,7 +22,6 @@ const CHURNING_LOCKS: usize = 200;
 const LONG_TABLE: usize = 2_000;
 /// Below the usual limit of 1,024 descriptors.
 const LOCKS_PER_PROCESS: usize = 500;
-const TIMED_RUNS: usize = 300;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
@@ -81,24 +83,6 @@ fn costs() {
         .collect();
     compare("2,000 locks on as many descriptors, held", &status, "cat /proc/locks", &cat);
     drop(holder);
-}
-
-fn compare(situation: &str, status: &[PathBuf], name: &str, other: &[PathBuf]) {
-    let mut times = [Vec::new(), Vec::new()];
-    for _ in 0..TIMED_RUNS {
-        for (words, times) in [status, other].into_iter().zip(&mut times) {
-            let mut command = Command::new(&words[0]);
-            command.args(&words[1..]).stdout(Stdio::null()).stderr(Stdio::null());
-            let started = Instant::now();
-            command.status().unwrap();
-            times.push(started.elapsed());
-        }
-    }
-    let [status_ms, other_ms] = times.map(|mut times| {
-        times.sort();
-        times[times.len() / 2].as_secs_f64() * 1e3
-    });
-    println!("  {situation}: {status_ms:.2} ms, {name}: {other_ms:.2} ms, ratio {:.2}", status_ms / other_ms);
 }
 
 struct Bench {

@@ -34,6 +34,10 @@ pub(crate) struct StagePlan {
     /// Path and where the link leads.
     pub(crate) links: BTreeMap<String, String>,
     pub(crate) fifos: Vec<String>,
+    /// Path and permissions, as in `0o600`; set last.
+    pub(crate) modes: BTreeMap<String, u32>,
+    /// Path and size in bytes of files that hold nothing but a hole.
+    pub(crate) holes: BTreeMap<String, u64>,
     pub(crate) lock: Option<LockPlan>,
 }
 

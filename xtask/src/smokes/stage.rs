@@ -4,7 +4,7 @@ use crate::smokes::case::{LockPlan, StagePlan};
 use anyhow::{Context, anyhow, bail};
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 use tempfile::TempDir;
@@ -72,11 +72,21 @@ impl Stage {
             nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)
                 .with_context(|| format!("cannot make {}", path.display()))?;
         }
+        for (name, size) in &plan.holes {
+            let path = stage.path_in_folder(name)?;
+            let file = fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+            file.set_len(*size).with_context(|| format!("cannot stretch {}", path.display()))?;
+        }
         if let Some(LockPlan::Unheld(unheld)) = &plan.lock {
             stage.write(&unheld.at, "")?;
             if let Some(sidecar) = &unheld.sidecar {
                 stage.write(&format!("{}.meta", unheld.at), sidecar)?;
             }
+        }
+        for (name, mode) in &plan.modes {
+            let path = stage.path(name)?;
+            let permissions = fs::Permissions::from_mode(*mode);
+            fs::set_permissions(&path, permissions).with_context(|| format!("cannot chmod {}", path.display()))?;
         }
         Ok(stage)
     }
