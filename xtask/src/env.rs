@@ -6,6 +6,12 @@ use nix::unistd::{AccessFlags, access};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+/// GitHub Actions' way to show results, besides commands on standard output.
+pub(crate) struct GitHub {
+    /// The file that its job summary is made of.
+    pub(crate) summary: Option<PathBuf>,
+}
+
 /// How much must be free where `DCE_MIN_FREE_MB` says nothing, in MiB.
 const DEFAULT_MIN_FREE_MIB: u64 = 1024;
 
@@ -33,6 +39,11 @@ pub(crate) struct Env {
     pub(crate) home: Option<PathBuf>,
     /// `PATH`, for finding programs.
     pub(crate) search_path: OsString,
+    /// `CARGO_HOME` and `RUSTUP_HOME`, for scripts that call cargo with another `HOME`.
+    pub(crate) cargo_home: Option<OsString>,
+    pub(crate) rustup_home: Option<OsString>,
+    /// `GITHUB_ACTIONS=true`, and `GITHUB_STEP_SUMMARY`.
+    pub(crate) github: Option<GitHub>,
     /// `CI`: nobody watches, so nothing may be silently left out.
     pub(crate) ci: bool,
     /// `NO_COLOR` unset and `TERM` not `dumb`: colour is welcome on a terminal.
@@ -57,6 +68,11 @@ impl Env {
             scrape_lock_file: path("DCE_SCRAPE_LOCK_FILE"),
             skip_scrape_lock: value("DCE_SKIP_SCRAPE_LOCK").is_some_and(|value| value == "1"),
             search_path: value("PATH").unwrap_or_default(),
+            cargo_home: value("CARGO_HOME"),
+            rustup_home: value("RUSTUP_HOME"),
+            github: value("GITHUB_ACTIONS")
+                .filter(|set| set == "true")
+                .map(|_| GitHub { summary: path("GITHUB_STEP_SUMMARY") }),
             ci: value("CI").is_some(),
             colour: value("NO_COLOR").is_none() && value("TERM").is_none_or(|term| term != "dumb"),
         }

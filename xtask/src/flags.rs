@@ -81,7 +81,7 @@ pub(crate) struct VerifyReady {
 /// Exit 0: all passed. Exit 1: some failed. Exit 2: they could not be run.
 #[derive(Args)]
 pub(crate) struct Smokes {
-    /// Run only the cases whose name contains one of these; a whole name selects just that case
+    /// Run only the smokes whose name contains one of these or, with * or ?, is like it; a whole name selects just that one
     #[arg(value_name = "FILTER")]
     pub(crate) filters: Vec<String>,
     /// Print the names instead of running anything
@@ -93,12 +93,31 @@ pub(crate) struct Smokes {
     /// How many cases run at once [default: the number of processors]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<std::num::NonZeroUsize>,
-    /// Also run the cases that need a container engine; there are none yet
+    /// Start no more smokes after the first that fails
+    #[arg(long)]
+    pub(crate) fail_fast: bool,
+    /// Leave the stage of a case that fails, to look at
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Rewrite the expectations of cases that fail, in place
+    #[arg(long)]
+    pub(crate) bless: bool,
+    /// Also run the smokes that need a container engine
     #[arg(long)]
     pub(crate) include_container: bool,
     /// Test this program instead
     #[arg(long, value_name = "PATH")]
     pub(crate) bin: Option<PathBuf>,
+    /// Run the cases through the program, or through the scripts of $DCE_REPO_ROOT
+    #[arg(long, value_enum, default_value_t = Via::Program, value_name = "WAY", conflicts_with = "bin")]
+    pub(crate) via: Via,
+}
+
+/// What a case's command line is given to.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Via {
+    Program,
+    Scripts,
 }
 
 /// Run what CI runs: formatting, lints, tests, smokes.

@@ -13,8 +13,9 @@ pub(crate) mod state;
 mod table;
 
 pub(crate) use holders::Holder;
+pub(crate) use holders::processes;
 pub(crate) use kernel::{KernelLock, ObservedVia};
-pub(crate) use proc::sees_every_process;
+pub(crate) use proc::{command, sees_every_process};
 
 use crate::bounded::plain;
 use kernel::Sighting;

@@ -55,6 +55,11 @@ pub(crate) fn search(file: &LockFile) -> Search {
     search
 }
 
+/// The pids of all processes that can be seen.
+pub(crate) fn processes() -> Vec<i32> {
+    numbers_in("/proc").map(|(_, pids)| pids).unwrap_or_default()
+}
+
 /// Whether an error means that the process ended while it was looked at.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ESRCH))

@@ -1,7 +1,7 @@
 //! Locks on a lock file that is no longer at its path: deleted, replaced or moved aside
 //! under its holder. The kernel says nothing of them at the path, and a scrape still runs.
 
-use crate::lock::holders::{Holder, fdinfo, numbers_in};
+use crate::lock::holders::{Holder, fdinfo, numbers_in, processes};
 use crate::lock::table::{LockType, fdinfo_entries};
 use rustix::fs::readlinkat;
 use std::ffi::{OsStr, OsString};
@@ -63,10 +63,9 @@ impl LostFile {
 
     /// All processes that can be seen to have a flock on it, by pid.
     pub(crate) fn holders(&self) -> Vec<Holder> {
-        let Ok((_, pids)) = numbers_in("/proc") else { return Vec::new() };
         let has_it =
             |pid: &i32| u64::try_from(*pid).is_ok_and(|pid| self.has_flock(pid, Whose::Anybody).unwrap_or(false));
-        let mut holders: Vec<Holder> = pids.into_iter().filter(has_it).map(Holder::of).collect();
+        let mut holders: Vec<Holder> = processes().into_iter().filter(has_it).map(Holder::of).collect();
         holders.sort_by_key(|holder| holder.pid);
         holders
     }

@@ -1,6 +1,7 @@
 //! Comparing what came out with what was expected.
 
-use crate::smokes::case::TextExpect;
+use crate::smokes::case::{Text, TextExpect};
+use crate::smokes::stage::Names;
 use std::fmt::Write;
 
 /// Any part of one line.
@@ -9,8 +10,26 @@ const ANY: &str = "[..]";
 /// Any lines, as a line of its own.
 const ANY_LINES: &str = "...";
 
+/// An expectation with its placeholders filled in.
+pub(crate) struct Filled {
+    is: Option<String>,
+    has: Vec<String>,
+    lacks: Vec<String>,
+}
+
+impl TextExpect {
+    pub(crate) fn filled(&self, names: &Names) -> anyhow::Result<Filled> {
+        let fill = |text: &Text| names.fill(text.get_ref());
+        Ok(Filled {
+            is: self.is.as_ref().map(fill).transpose()?,
+            has: self.has.iter().map(fill).collect::<anyhow::Result<_>>()?,
+            lacks: self.lacks.iter().map(fill).collect::<anyhow::Result<_>>()?,
+        })
+    }
+}
+
 /// What is wrong with `text`, called `name`; nothing when all is as expected.
-pub(crate) fn check_text(name: &str, expect: &TextExpect, text: &str) -> Vec<String> {
+pub(crate) fn check_text(name: &str, expect: &Filled, text: &str) -> Vec<String> {
     let mut problems = Vec::new();
     let lines: Vec<&str> = text.lines().collect();
     let says_nothing = expect.is.is_none() && expect.has.is_empty() && expect.lacks.is_empty();
@@ -45,35 +64,82 @@ pub(crate) fn line_matches(pattern: &str, line: &str) -> bool {
     rest.ends_with(patterns)
 }
 
+/// One step on the way from a pattern to a text.
+enum Edit<'a> {
+    /// A line that is as the pattern has it.
+    Same {
+        pattern: &'a str,
+        line: &'a str,
+    },
+    /// The line `...` itself, before the lines that it stands for.
+    AnyLines,
+    /// A line that `...` stands for.
+    Any(&'a str),
+    Missing(&'a str),
+    Extra(&'a str),
+}
+
 /// A line diff when `text` is not `pattern`.
 fn difference(pattern: &str, text: &str) -> Option<String> {
-    let (expected, got): (Vec<&str>, Vec<&str>) = (pattern.lines().collect(), text.lines().collect());
-    let costs = costs(&expected, &got);
-    let ends_alike = pattern.is_empty() || text.is_empty() || pattern.ends_with('\n') == text.ends_with('\n');
-    if costs[0][0] == 0 {
+    let edits = edits(pattern, text);
+    if edits.iter().all(|edit| !matches!(edit, Edit::Missing(_) | Edit::Extra(_))) {
+        let ends_alike = pattern.is_empty() || text.is_empty() || pattern.ends_with('\n') == text.ends_with('\n');
         return (!ends_alike).then(|| "  (the last line's end differs)\n".to_owned());
     }
     let mut diff = String::new();
-    let (mut e, mut g) = (0, 0);
+    for edit in edits {
+        _ = match edit {
+            Edit::Same { line, .. } | Edit::Any(line) => writeln!(diff, "    {line}"),
+            Edit::Missing(pattern) => writeln!(diff, "  - {pattern}"),
+            Edit::Extra(line) => writeln!(diff, "  + {line}"),
+            Edit::AnyLines => Ok(()),
+        };
+    }
+    Some(diff)
+}
+
+/// The pattern that expects `text` and is as near to `pattern` as can be: what was right
+/// in it stays, with its wildcards.
+pub(crate) fn mended(pattern: &str, text: &str) -> String {
+    edits(pattern, text).iter().fold(String::new(), |mended, edit| match edit {
+        Edit::Same { pattern: line, .. } | Edit::Extra(line) => mended + line + "\n",
+        Edit::AnyLines => mended + ANY_LINES + "\n",
+        Edit::Any(_) | Edit::Missing(_) => mended,
+    })
+}
+
+/// The shortest way from `pattern` to `text`.
+fn edits<'a>(pattern: &'a str, text: &'a str) -> Vec<Edit<'a>> {
+    let (expected, got): (Vec<&str>, Vec<&str>) = (pattern.lines().collect(), text.lines().collect());
+    let costs = costs(&expected, &got);
+    let mut edits = Vec::new();
+    let (mut e, mut g, mut is_within_any) = (0, 0, false);
     while e < expected.len() || g < got.len() {
         let here = costs[e][g];
-        let is_any = expected.get(e) == Some(&ANY_LINES);
-        if is_any && costs[e + 1][g] == here {
-            e += 1;
-        } else if g < got.len()
-            && (is_any && costs[e][g + 1] == here || matches_at(&expected, e, got[g]) && costs[e + 1][g + 1] == here)
-        {
-            _ = writeln!(diff, "    {}", got[g]);
-            (e, g) = (if is_any { e } else { e + 1 }, g + 1);
+        if expected.get(e) == Some(&ANY_LINES) {
+            if !is_within_any {
+                edits.push(Edit::AnyLines);
+            }
+            // Else it stands for the next line.
+            is_within_any = costs[e + 1][g] != here;
+            if is_within_any {
+                edits.push(Edit::Any(got[g]));
+                g += 1;
+            } else {
+                e += 1;
+            }
+        } else if g < got.len() && matches_at(&expected, e, got[g]) && costs[e + 1][g + 1] == here {
+            edits.push(Edit::Same { pattern: expected[e], line: got[g] });
+            (e, g) = (e + 1, g + 1);
         } else if e < expected.len() && costs[e + 1][g] + 1 == here {
-            _ = writeln!(diff, "  - {}", expected[e]);
+            edits.push(Edit::Missing(expected[e]));
             e += 1;
         } else {
-            _ = writeln!(diff, "  + {}", got[g]);
+            edits.push(Edit::Extra(got[g]));
             g += 1;
         }
     }
-    Some(diff)
+    edits
 }
 
 /// The number of lines to add or leave out from each pair of places to the ends.
@@ -106,8 +172,16 @@ pub(crate) fn indented(indent: &str, text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn expect(toml: &str) -> TextExpect {
-        toml::from_str(toml).unwrap()
+    fn expect(toml: &str) -> Filled {
+        toml::from_str::<TextExpect>(toml).unwrap().filled(&Names::default()).unwrap()
+    }
+
+    #[test]
+    fn a_mended_pattern_keeps_what_was_right() {
+        assert_eq!(mended("a[..]\n...\nold\nz\n", "abc\n1\n2\nnew\nz\n"), "a[..]\n...\nz\n");
+        assert_eq!(mended("a[..]\nold\n", "abc\nnew\n"), "a[..]\nnew\n");
+        assert_eq!(mended("", "x\n"), "x\n");
+        assert_eq!(mended("...\nz\n", "z\n"), "...\nz\n");
     }
 
     #[test]

@@ -1,124 +1,222 @@
 //! One case, from its stage to its outcome.
 
-use crate::child::{self, Cancel, End};
+use crate::child::{self, Cancel, End, Finished};
 use crate::env::Env;
+use crate::flags::Via;
 use crate::lock;
-use crate::smokes::Smoke;
-use crate::smokes::case::{LockPlan, Loss};
+use crate::smokes::bless::blessed;
+use crate::smokes::case::{Case, Expect, Loss};
 use crate::smokes::check::{check_text, indented};
 use crate::smokes::holder::Holder;
-use crate::smokes::stage::Stage;
+use crate::smokes::stage::{Snapshot, Stage};
+use crate::smokes::stray::{COOKIE, end_all, strays};
+use crate::smokes::{Kind, Smoke, script};
 use anyhow::Context;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::Command;
 
-/// A case that takes longer has failed.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Marks every process of a case.
-const COOKIE: &str = "XTASK_SMOKE";
-
-/// What all cases of a run share.
+/// What all smokes of a run share.
 pub(crate) struct Setup<'a> {
     /// The program under test.
     pub(crate) bin: PathBuf,
+    pub(crate) via: Via,
     pub(crate) env: &'a Env,
     pub(crate) cancel: &'a Cancel,
+    pub(crate) include_container: bool,
+    /// Stages of smokes that fail are left for a person to look at.
+    pub(crate) keep: bool,
+    /// Expectations that fail are rewritten.
+    pub(crate) bless: bool,
 }
 
-/// How a case ended.
+/// How a smoke ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Passed,
+    /// It failed, its expectation was rewritten.
+    Blessed,
     /// It could not run here, and why.
     Skipped(String),
+    /// It failed as the shell originals are known to, and why.
+    Known(String),
     /// What was wrong, a problem each.
     Failed(Vec<String>),
     /// It was broken off.
     Cancelled,
 }
 
-/// Why a case cannot run here, if it cannot.
-pub(crate) fn reason_to_skip(smoke: &Smoke, env: &Env) -> Option<String> {
-    if smoke.case.host_only && !lock::sees_every_process() {
+/// What came out.
+pub(crate) struct Observed {
+    /// None when a signal ended it.
+    pub(crate) exit: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Why a smoke cannot run here, if it cannot.
+pub(crate) fn reason_to_skip(smoke: &Smoke, env: &Env, include_container: bool) -> Option<String> {
+    let Kind::Case(case, _) = &smoke.kind else { return script::reason_to_skip(smoke, env, include_container) };
+    if case.host_only && !lock::sees_every_process() {
         return Some("in a container not all processes are seen".to_owned());
     }
-    let Some(LockPlan::Held(held)) = &smoke.case.stage.lock else { return None };
-    let missing = held.by.needs().iter().find(|program| env.program(program).is_none())?;
+    let missing = case.held()?.by.needs().iter().find(|program| env.program(program).is_none())?;
     Some(format!("no `{missing}` on PATH"))
 }
 
-/// Runs a case.
+/// Runs a smoke.
 pub(crate) fn run(smoke: &Smoke, setup: &Setup) -> Outcome {
-    if let Some(why) = reason_to_skip(smoke, setup.env) {
+    if let Some(why) = reason_to_skip(smoke, setup.env, setup.include_container) {
         return Outcome::Skipped(why);
     }
-    match problems(smoke, setup) {
-        Ok(None) => Outcome::Cancelled,
-        Ok(Some(problems)) if problems.is_empty() => Outcome::Passed,
-        Ok(Some(problems)) => Outcome::Failed(problems),
-        Err(error) => Outcome::Failed(vec![format!("the stage could not be set: {error:#}")]),
-    }
+    let outcome = match &smoke.kind {
+        Kind::Case(case, text) => run_case(smoke, case, text, setup),
+        Kind::Script => script::run(smoke, setup),
+    };
+    outcome.unwrap_or_else(|error| Outcome::Failed(vec![format!("it could not be run: {error:#}")]))
 }
 
-/// What is wrong with what comes out; None when the run was broken off.
-fn problems(smoke: &Smoke, setup: &Setup) -> anyhow::Result<Option<Vec<String>>> {
-    let case = &smoke.case;
+fn run_case(smoke: &Smoke, case: &Case, text: &str, setup: &Setup) -> anyhow::Result<Outcome> {
     let mut stage = Stage::set(&case.stage)?;
     let cookie = stage.root.to_string_lossy().into_owned();
-    let holder = start_holder(smoke, setup, &mut stage, &cookie)?;
-    let mut command = child::command(&setup.bin);
-    command.current_dir(&stage.root).env_clear().env(COOKIE, &cookie);
-    let in_stage = |name: &str| stage.root.join(name);
-    command.env("PATH", in_stage("bin")).env("HOME", in_stage("home")).env("TMPDIR", in_stage("tmp"));
-    command.envs([("LC_ALL", "C"), ("TZ", "UTC"), ("NO_COLOR", "1"), ("RUST_BACKTRACE", "0"), ("COLUMNS", "100")]);
-    for arg in &case.args {
-        command.arg(stage.names.fill(arg)?);
-    }
-    for (name, value) in &case.env {
-        command.env(name, stage.names.fill(value)?);
-    }
+    let holder = start_holder(case, setup, &mut stage, &cookie)?;
+    let Some(mut command) = program(case, setup, &stage)? else {
+        return Ok(Outcome::Skipped("the shell originals have no such command".to_owned()));
+    };
+    command.env(COOKIE, &cookie);
     let before = stage.snapshot()?;
-    let finished = child::run(&mut command, TIMEOUT, Some(setup.cancel))
-        .with_context(|| format!("cannot run {}", setup.bin.display()))?;
-    let changes = if case.expect.writes { Vec::new() } else { before.changes(&stage.snapshot()?) };
+    let finished = child::run(&mut command, case.timeout(), Some(setup.cancel)).context("cannot start the program")?;
+    let changes = changes(case, &before, &stage)?;
     drop(holder);
-    let mut problems = Vec::new();
-    match finished.end {
-        End::Cancelled => return Ok(None),
-        End::TimedOut => problems.push(format!("it was ended after {} s", TIMEOUT.as_secs())),
-        End::Exited(status) if status.code() != Some(case.expect.exit) => {
-            let got = status
-                .code()
-                .map_or_else(|| format!("signal {}", status.signal().unwrap_or(0)), |code| code.to_string());
-            problems.push(format!("exit code is {got} instead of {}", case.expect.exit));
-        }
-        End::Exited(_) => {}
+    if finished.end == End::Cancelled {
+        end_all(&cookie);
+        return Ok(Outcome::Cancelled);
     }
-    for (name, expect, output) in
-        [("stdout", &case.expect.stdout, &finished.stdout), ("stderr", &case.expect.stderr, &finished.stderr)]
-    {
-        let expect = expect.clone().filled(&stage.names)?;
-        problems.extend(check_text(name, &expect, &String::from_utf8_lossy(output)));
+    let mut problems = wrong_with(case, &finished, &stage)?;
+    let observed = Observed::of(finished);
+    problems.extend(changes);
+    problems.extend(strays(&cookie));
+    if problems.is_empty() {
+        stage.close()?;
+        return Ok(Outcome::Passed);
     }
-    if !changes.is_empty() {
-        problems.push(format!("the stage was changed:\n{}", indented("  ", &changes.join("\n"))));
+    if setup.bless {
+        let mended = blessed(text, case, &observed, &stage.names)?;
+        fs::write(&smoke.file, mended).with_context(|| format!("cannot write {}", smoke.file.display()))?;
+        return Ok(Outcome::Blessed);
     }
-    stage.close()?;
-    Ok(Some(problems))
+    if setup.keep {
+        problems.push(format!("the stage is kept: {}", stage.keep().display()));
+    }
+    match &case.original {
+        Some(why) if setup.via == Via::Scripts && !has_our_scripts(setup.env) => Ok(Outcome::Known(why.clone())),
+        _ => Ok(Outcome::Failed(problems)),
+    }
 }
 
-fn start_holder(smoke: &Smoke, setup: &Setup, stage: &mut Stage, cookie: &str) -> anyhow::Result<Option<Holder>> {
-    let Some(LockPlan::Held(plan)) = &smoke.case.stage.lock else { return Ok(None) };
-    let lock = stage.path_in_folder(&plan.at)?;
+/// The program under test with the case's arguments, in its clean environment; None when
+/// there is no script for it.
+fn program(case: &Case, setup: &Setup, stage: &Stage) -> anyhow::Result<Option<Command>> {
+    let args = case.args.iter().map(|arg| stage.names.fill(arg.get_ref())).collect::<anyhow::Result<Vec<String>>>()?;
+    let in_stage = |name: &str| stage.root.join(name);
+    let mut command = match setup.via {
+        Via::Program => {
+            let mut command = child::command(&setup.bin);
+            command.args(&args).env_clear().env("PATH", in_stage("bin"));
+            command
+        }
+        Via::Scripts => {
+            let Some(script) = args.first().and_then(|name| original(name)) else { return Ok(None) };
+            let mut command = child::command("bash");
+            command.arg(setup.env.repo_root.join("scripts").join(script)).args(&args[1..]).env_clear();
+            let mut path = in_stage("bin").into_os_string();
+            path.push(":");
+            path.push(&setup.env.search_path);
+            command.env("PATH", path).envs(toolchain(setup.env));
+            command
+        }
+    };
+    command.current_dir(&stage.root).env("HOME", in_stage("home")).env("TMPDIR", in_stage("tmp"));
+    command.envs([("LC_ALL", "C"), ("TZ", "UTC"), ("NO_COLOR", "1"), ("RUST_BACKTRACE", "0"), ("COLUMNS", "100")]);
+    for (name, value) in &case.env {
+        command.env(name, stage.names.fill(value.get_ref())?);
+    }
+    Ok(Some(command))
+}
+
+/// The script that does what a command does.
+fn original(command: &str) -> Option<&'static str> {
+    match command {
+        "lock-status" => Some("scrape-lock-status.sh"),
+        "handoff" => Some("operator-handoff.sh"),
+        "verify-ready" => Some("verify-operator-ready.sh"),
+        _ => None,
+    }
+}
+
+/// Whether the scripts are our own, which must pass all there is.
+fn has_our_scripts(env: &Env) -> bool {
+    env.repo_root.join("scripts/xtask.sh").exists()
+}
+
+/// Where cargo finds its things when `HOME` is another.
+pub(crate) fn toolchain(env: &Env) -> impl Iterator<Item = (&'static str, OsString)> {
+    let in_home = |name: &str| env.home.as_ref().map(|home| home.join(name).into_os_string());
+    let cargo = env.cargo_home.clone().or_else(|| in_home(".cargo"));
+    let rustup = env.rustup_home.clone().or_else(|| in_home(".rustup"));
+    [("CARGO_HOME", cargo), ("RUSTUP_HOME", rustup)].into_iter().filter_map(|(name, value)| Some((name, value?)))
+}
+
+/// What is wrong with what came out.
+fn wrong_with(case: &Case, finished: &Finished, stage: &Stage) -> anyhow::Result<Vec<String>> {
+    let Expect { exit, stdout, stderr, .. } = case.expect.get_ref();
+    let mut problems: Vec<String> = wrong_end(finished.end, *exit.get_ref(), case).into_iter().collect();
+    for (name, expect, output) in [("stdout", stdout, &finished.stdout), ("stderr", stderr, &finished.stderr)] {
+        problems.extend(check_text(name, &expect.filled(&stage.names)?, &String::from_utf8_lossy(output)));
+    }
+    Ok(problems)
+}
+
+fn wrong_end(end: End, expected: i32, case: &Case) -> Option<String> {
+    match end {
+        End::Exited(status) if status.code() == Some(expected) => None,
+        End::Exited(status) => {
+            let signal = || format!("signal {}", status.signal().unwrap_or(0));
+            let got = status.code().map_or_else(signal, |code| code.to_string());
+            Some(format!("exit code is {got} instead of {expected}"))
+        }
+        End::TimedOut => Some(format!("it was ended after {}", humantime::format_duration(case.timeout()))),
+        End::Cancelled => None,
+    }
+}
+
+fn changes(case: &Case, before: &Snapshot, stage: &Stage) -> anyhow::Result<Option<String>> {
+    let changes = if case.expect.get_ref().writes { Vec::new() } else { before.changes(&stage.snapshot()?) };
+    Ok((!changes.is_empty()).then(|| format!("the stage was changed:\n{}", indented("  ", &changes.join("\n")))))
+}
+
+impl Observed {
+    fn of(finished: Finished) -> Observed {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let exit = match finished.end {
+            End::Exited(status) => status.code(),
+            End::TimedOut | End::Cancelled => None,
+        };
+        Observed { exit, stdout: text(finished.stdout), stderr: text(finished.stderr) }
+    }
+}
+
+fn start_holder(case: &Case, setup: &Setup, stage: &mut Stage, cookie: &str) -> anyhow::Result<Option<Holder>> {
+    let Some(plan) = case.held() else { return Ok(None) };
+    let lock = stage.path_in_folder(plan.at.get_ref())?;
     let holder = Holder::start(plan, &lock, &setup.env.search_path, (COOKIE, cookie))?;
     stage.names.set("HOLDER_PID", holder.pid);
     stage.names.set("LEADER_PID", holder.leader_pid);
     if let Some(sidecar) = &plan.sidecar {
-        stage.write(&format!("{}.meta", plan.at), sidecar)?;
+        stage.write(&format!("{}.meta", plan.at.get_ref()), sidecar.get_ref())?;
     }
     if let Some(loss) = plan.lost {
         lose(&lock, loss).with_context(|| format!("cannot lose {}", lock.display()))?;

@@ -52,39 +52,43 @@ impl Stage {
         names.set("SMOKES_PID", std::process::id());
         names.set("NOW", humantime::format_rfc3339_seconds(SystemTime::now()));
         let stage = Stage { folder, root, names };
-        for name in ["archive", "bin", "home", "tmp"].into_iter().chain(plan.folders.iter().map(String::as_str)) {
+        for name in
+            ["archive", "bin", "home", "tmp"].into_iter().chain(plan.folders.iter().map(|name| &name.get_ref()[..]))
+        {
             let path = stage.path(name)?;
             fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
         let (config, text) = USUAL_CONFIG;
-        if !plan.files.contains_key(config) {
+        if !plan.files.keys().any(|name| name.get_ref() == config) {
             stage.write(config, text)?;
         }
         for (name, text) in &plan.files {
-            stage.write(name, text)?;
+            stage.write(name.get_ref(), text.get_ref())?;
         }
         for (name, target) in &plan.links {
-            let path = stage.path_in_folder(name)?;
-            symlink(stage.names.fill(target)?, &path).with_context(|| format!("cannot link {}", path.display()))?;
+            let path = stage.path_in_folder(name.get_ref())?;
+            symlink(stage.names.fill(target.get_ref())?, &path)
+                .with_context(|| format!("cannot link {}", path.display()))?;
         }
         for name in &plan.fifos {
-            let path = stage.path_in_folder(name)?;
+            let path = stage.path_in_folder(name.get_ref())?;
             nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)
                 .with_context(|| format!("cannot make {}", path.display()))?;
         }
         for (name, size) in &plan.holes {
-            let path = stage.path_in_folder(name)?;
+            let path = stage.path_in_folder(name.get_ref())?;
             let file = fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
             file.set_len(*size).with_context(|| format!("cannot stretch {}", path.display()))?;
         }
         if let Some(LockPlan::Unheld(unheld)) = &plan.lock {
-            stage.write(&unheld.at, "")?;
+            let at = unheld.at.get_ref();
+            stage.write(at, "")?;
             if let Some(sidecar) = &unheld.sidecar {
-                stage.write(&format!("{}.meta", unheld.at), sidecar)?;
+                stage.write(&format!("{at}.meta"), sidecar.get_ref())?;
             }
         }
         for (name, mode) in &plan.modes {
-            let path = stage.path(name)?;
+            let path = stage.path(name.get_ref())?;
             let permissions = fs::Permissions::from_mode(*mode);
             fs::set_permissions(&path, permissions).with_context(|| format!("cannot chmod {}", path.display()))?;
         }
@@ -93,7 +97,7 @@ impl Stage {
 
     /// A path on the stage, and nowhere else.
     pub(crate) fn path(&self, name: &str) -> anyhow::Result<PathBuf> {
-        if !Path::new(name).components().all(|component| matches!(component, Component::Normal(_))) {
+        if !stays_on_stage(name) {
             bail!("`{name}` does not stay on the stage");
         }
         Ok(self.root.join(name))
@@ -112,6 +116,11 @@ impl Stage {
         Ok(snapshot)
     }
 
+    /// Leaves the stage where it is, for a person to look at.
+    pub(crate) fn keep(self) -> PathBuf {
+        self.folder.keep()
+    }
+
     /// Takes the stage down.
     pub(crate) fn close(self) -> anyhow::Result<()> {
         self.folder.close().context("cannot remove the stage")
@@ -127,35 +136,48 @@ impl Stage {
     }
 }
 
+/// Whether a path from the stage's root leads nowhere else.
+pub(crate) fn stays_on_stage(name: &str) -> bool {
+    Path::new(name).components().all(|component| matches!(component, Component::Normal(_)))
+}
+
 /// The folder of the programs that cases use.
 pub(crate) fn programs() -> PathBuf {
     super::folder().join("programs")
 }
 
 impl Names {
+    /// What is known on every stage, and besides where a live child holds the lock.
+    pub(crate) const EVERYWHERE: [&str; 4] = ["ROOT", "PROGRAMS", "SMOKES_PID", "NOW"];
+    pub(crate) const HELD: [&str; 2] = ["HOLDER_PID", "LEADER_PID"];
+
     /// Lets `[name]` stand for a value.
     pub(crate) fn set(&mut self, name: &'static str, value: impl ToString) {
         self.0.insert(name, value.to_string());
     }
 
-    /// `text` with every `[NAME]` replaced. A name is capital letters and `_`.
+    /// `text` with every `[NAME]` replaced.
     pub(crate) fn fill(&self, text: &str) -> anyhow::Result<String> {
-        let mut filled = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some(start) = rest.find('[') {
-            let (before, from) = rest.split_at(start);
-            filled.push_str(before);
-            let name = from[1..].split_once(']').map_or("", |(name, _)| name);
-            if name.is_empty() || !name.chars().all(|c| c.is_ascii_uppercase() || c == '_') {
-                filled.push('[');
-                rest = &from[1..];
-                continue;
-            }
+        let mut filled = text.to_owned();
+        for name in Names::used_in(text) {
             let value = self.0.get(name).ok_or_else(|| anyhow!("nothing is known as `[{name}]` here"))?;
-            filled.push_str(value);
-            rest = &from[name.len() + 2..];
+            filled = filled.replace(&format!("[{name}]"), value);
         }
-        Ok(filled + rest)
+        Ok(filled)
+    }
+
+    /// `text` with the stage's own values replaced by their names: what `fill` undoes.
+    pub(crate) fn unfill(&self, text: &str) -> String {
+        let mut values: Vec<(&&str, &String)> = self.0.iter().collect();
+        // Where one value is part of another, the longer one is meant.
+        values.sort_by_key(|(_, value)| std::cmp::Reverse(value.len()));
+        values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(*value, &format!("[{name}]")))
+    }
+
+    /// The placeholders in a text. A name is capital letters and `_`.
+    pub(crate) fn used_in(text: &str) -> impl Iterator<Item = &str> {
+        let is_name = |name: &&str| !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+        text.split('[').skip(1).filter_map(|from| Some(from.split_once(']')?.0)).filter(is_name)
     }
 }
 
@@ -204,6 +226,8 @@ mod tests {
         names.set("ROOT", "/r");
         assert_eq!(names.fill("[ROOT]/a [..] [] [x] [ROOT][").unwrap(), "/r/a [..] [] [x] /r[");
         assert!(names.fill("[NOBODY]").is_err());
+        names.set("PROGRAMS", "/r/p");
+        assert_eq!(names.unfill("/r/p/x /r/y"), "[PROGRAMS]/x [ROOT]/y");
     }
 
     #[test]

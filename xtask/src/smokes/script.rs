@@ -1,0 +1,63 @@
+//! Smokes that are scripts: `scripts/tests/*-smoke.sh`, as the shell originals have them.
+
+use crate::child::{self, End};
+use crate::env::Env;
+use crate::smokes::Smoke;
+use crate::smokes::check::indented;
+use crate::smokes::run::{Outcome, Setup, toolchain};
+use crate::smokes::stray::{COOKIE, end_all, strays};
+use anyhow::Context;
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+/// A script may have to build the program first.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The exit code that says "skipped", as in automake's test protocol.
+const SKIPPED: i32 = 77;
+
+/// Why a script is not run: those for containers are run only on demand.
+pub(crate) fn reason_to_skip(smoke: &Smoke, env: &Env, include_container: bool) -> Option<String> {
+    if smoke.name.contains("container") && !include_container {
+        return Some("pass --include-container to run".to_owned());
+    }
+    env.program("bash").is_none().then(|| "no `bash` on PATH".to_owned())
+}
+
+/// Runs a script in a folder of its own, with nothing of the caller's that changes what
+/// the program says.
+pub(crate) fn run(smoke: &Smoke, setup: &Setup) -> anyhow::Result<Outcome> {
+    let folder = tempfile::Builder::new().prefix("xtask-smoke-").tempdir().context("cannot make a folder")?;
+    let root = folder.path().canonicalize().context("cannot find the folder")?;
+    let cookie = root.to_string_lossy();
+    let mut command = child::command("bash");
+    command.arg(&smoke.file).current_dir(&root).env_clear();
+    command.env("PATH", &setup.env.search_path).env("HOME", &root).env("TMPDIR", &root).envs(toolchain(setup.env));
+    command.envs([("LC_ALL", "C"), ("TZ", "UTC"), ("NO_COLOR", "1"), ("DCE_MIN_FREE_MB", "0")]);
+    command.env("DCE_REPO_ROOT", &setup.env.repo_root).env(COOKIE, &*cookie);
+    let finished = child::run(&mut command, TIMEOUT, Some(setup.cancel)).context("cannot start bash")?;
+    let said = [&finished.stdout[..], &finished.stderr[..]].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let why_skipped = said[0].lines().next().and_then(|line| line.strip_prefix("SKIP:")).map(str::trim);
+    let mut problems = match finished.end {
+        End::Cancelled => {
+            end_all(&cookie);
+            return Ok(Outcome::Cancelled);
+        }
+        End::TimedOut => vec![format!("it was ended after {} s", TIMEOUT.as_secs())],
+        End::Exited(status) if status.code() == Some(SKIPPED) || (status.success() && why_skipped.is_some()) => {
+            return Ok(Outcome::Skipped(why_skipped.unwrap_or("exit code 77").to_owned()));
+        }
+        End::Exited(status) if status.success() => Vec::new(),
+        End::Exited(status) => {
+            let signal = || format!("signal {}", status.signal().unwrap_or(0));
+            vec![format!("exit code is {}", status.code().map_or_else(signal, |code| code.to_string()))]
+        }
+    };
+    problems.extend(strays(&cookie));
+    if problems.is_empty() {
+        return Ok(Outcome::Passed);
+    }
+    let said = said.iter().filter(|text| !text.is_empty());
+    problems.extend(said.map(|text| format!("it said:\n{}", indented("  ", text))));
+    Ok(Outcome::Failed(problems))
+}
