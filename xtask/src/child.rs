@@ -1,6 +1,7 @@
 //! The one place that starts other programs: each in a process group of its own, with
 //! a deadline, its output bounded and its pipes never waited for without end.
 
+use anyhow::Context;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,6 +14,7 @@ use std::io::{self, PipeWriter, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// More output than this is read and thrown away, in bytes.
@@ -61,6 +63,15 @@ impl Cancel {
     pub(crate) fn new() -> io::Result<(Cancel, PipeWriter)> {
         let (reader, writer) = io::pipe()?;
         Ok((Cancel(reader.into()), writer))
+    }
+
+    /// A cancellation by Ctrl-C, SIGTERM or SIGHUP; once in a process.
+    pub(crate) fn on_signals() -> anyhow::Result<Cancel> {
+        let (cancel, canceller) = Cancel::new().context("cannot make a pipe")?;
+        let canceller = Mutex::new(Some(canceller));
+        ctrlc::set_handler(move || drop(canceller.lock().map(|mut canceller| canceller.take())))
+            .context("cannot catch Ctrl-C")?;
+        Ok(cancel)
     }
 
     /// Whether everything is to end.

@@ -6,8 +6,11 @@ use crate::bounded::{self, Links};
 use crate::env::Env;
 use crate::text;
 use anyhow::{Context, anyhow, bail};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::fmt;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 /// A config of 10,000 targets is about 4 MB.
@@ -88,12 +91,7 @@ impl Source {
     }
 
     fn parse_json<T: DeserializeOwned>(&self, text: &str) -> anyhow::Result<T> {
-        // Serde takes a list for a struct, its fields in order.
-        if text.trim_start().starts_with('[') {
-            let start = Position::of(text.as_bytes(), text.len() - text.trim_start().len());
-            return Err(broken(&text::path(&self.path), Some(start), "this is a list, not an object"));
-        }
-        serde_json::from_str(text).map_err(|error| {
+        serde_json::from_str(text).map(|Object(parsed)| parsed).map_err(|error| {
             let said = error.to_string();
             let cause = said.rfind(" at line ").map_or(&said[..], |end| &said[..end]);
             let position = Position { line: error.line(), column: error.column() };
@@ -126,6 +124,27 @@ impl LockConfig {
     /// The archive root this config names, if any.
     pub(crate) fn archive_root(&self, source: &Source) -> anyhow::Result<Option<ArchiveRoot>> {
         source.archive_root(self.archive_root.as_deref())
+    }
+}
+
+/// What is written as an object: serde takes a list for a struct, too, its fields in order.
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
     }
 }
 
@@ -194,7 +213,7 @@ mod tests {
         let cases = [
             ("c.json", "", "`c.json`: it is empty"),
             ("c", " \n", "`c`: it is empty"),
-            ("c.json", "\n [\"/x\"]", "line 2, column 2: this is a list"),
+            ("c.json", "\n [\"/x\"]", "line 2, column 1: invalid type: sequence, expected an object"),
             ("c.json", "{\n  \"archive_root\": /x\n}", "`c.json`, line 2, column 19: expected value"),
             ("c.json", "{\"archive_root\": 5}", "column 18: invalid type: integer `5`, expected a string"),
             ("c.json", "{\"archive_root\": \"a\", \"archive_root\": \"b\"}", "duplicate field"),

@@ -44,6 +44,8 @@ pub(crate) struct Env {
     pub(crate) rustup_home: Option<OsString>,
     /// `GITHUB_ACTIONS=true`, and `GITHUB_STEP_SUMMARY`.
     pub(crate) github: Option<GitHub>,
+    /// `TERM=dumb`: a terminal on which lines cannot replace themselves.
+    pub(crate) has_dumb_terminal: bool,
     /// `CI`: nobody watches, so nothing may be silently left out.
     pub(crate) ci: bool,
     /// `NO_COLOR` unset and `TERM` not `dumb`: colour is welcome on a terminal.
@@ -54,13 +56,14 @@ impl Env {
     /// Reads the process's environment.
     pub(crate) fn read() -> Env {
         let repo_root = path("DCE_REPO_ROOT").unwrap_or_else(|| built_in().to_path_buf());
+        let has_dumb_terminal = value("TERM").is_some_and(|term| term == "dumb");
         Env {
             env_file: path("DCE_ENV_FILE").unwrap_or_else(|| repo_root.join("scrape.env")),
             min_free_mib: value("DCE_MIN_FREE_MB").map_or(Ok(DEFAULT_MIN_FREE_MIB), |text| {
                 text.to_str().and_then(|text| text.trim().parse().ok()).ok_or(text)
             }),
-            compose_bin: value("DCE_COMPOSE_BIN"),
-            has_token: value("DISCORD_TOKEN").is_some_and(|token| !token.as_encoded_bytes().trim_ascii().is_empty()),
+            compose_bin: value("DCE_COMPOSE_BIN").filter(has_more_than_blanks),
+            has_token: value("DISCORD_TOKEN").is_some_and(|token| has_more_than_blanks(&token)),
             token_file: path("DISCORD_TOKEN_FILE"),
             home: path("HOME"),
             repo_root,
@@ -74,7 +77,8 @@ impl Env {
                 .filter(|set| set == "true")
                 .map(|_| GitHub { summary: path("GITHUB_STEP_SUMMARY") }),
             ci: value("CI").is_some(),
-            colour: value("NO_COLOR").is_none() && value("TERM").is_none_or(|term| term != "dumb"),
+            has_dumb_terminal,
+            colour: value("NO_COLOR").is_none() && !has_dumb_terminal,
         }
     }
 }
@@ -94,6 +98,10 @@ impl Env {
 pub(crate) fn built_in() -> &'static Path {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.parent().unwrap_or(package)
+}
+
+fn has_more_than_blanks(value: &OsString) -> bool {
+    !value.as_encoded_bytes().trim_ascii().is_empty()
 }
 
 fn path(name: &str) -> Option<PathBuf> {

@@ -9,6 +9,7 @@ mod json;
 mod plan;
 mod text;
 
+use crate::child::Cancel;
 use crate::config::Source;
 use crate::config::targets::ScrapeConfig;
 use crate::env::Env;
@@ -16,7 +17,7 @@ use crate::flags::{self, Format};
 use crate::lock::state::LockState;
 use crate::lock_status::LockReport;
 use crate::{Verdict, output};
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use archives::{Progress, Row};
 use auth::Auth;
 use compose::Compose;
@@ -113,16 +114,21 @@ impl flags::VerifyReady {
 impl<'a> Readiness<'a> {
     fn gather(source: &Source, config: &'a ScrapeConfig, env: &Env) -> anyhow::Result<Readiness<'a>> {
         let disk = look_at_disk(config, env)?;
-        let compose = Compose::look(env);
-        Ok(Readiness {
+        let cancel = Cancel::on_signals()?;
+        let compose = Compose::look(env, &cancel);
+        let ready = Readiness {
             config_path: source.path.clone(),
             config,
             disk,
             compose_notes: compose.notes(env),
             compose,
-            auth: Auth::look(env),
-            rows: look_at_archives(config),
-        })
+            auth: Auth::look(env, &cancel),
+            rows: look_at_archives(config, env, &cancel),
+        };
+        if cancel.is_cancelled() {
+            bail!("interrupted");
+        }
+        Ok(ready)
     }
 
     /// What keeps a scrape from starting, in the report's order.
@@ -156,12 +162,12 @@ fn look_at_disk(config: &ScrapeConfig, env: &Env) -> anyhow::Result<Disk> {
 }
 
 /// Walks the archives; on a terminal, says how far it is when that takes long.
-fn look_at_archives(config: &ScrapeConfig) -> Vec<Row<'_>> {
+fn look_at_archives<'a>(config: &'a ScrapeConfig, env: &Env, cancel: &Cancel) -> Vec<Row<'a>> {
     let progress = Progress::default();
     let (done, is_done) = mpsc::channel::<()>();
     let shown = &progress;
     std::thread::scope(|scope| {
-        if output::is_watched() {
+        if output::is_watched(env) {
             scope.spawn(move || {
                 let mut wait = PATIENCE;
                 while is_done.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
@@ -173,7 +179,7 @@ fn look_at_archives(config: &ScrapeConfig) -> Vec<Row<'_>> {
                 }
             });
         }
-        let rows = archives::look(config, shown);
+        let rows = archives::look(config, shown, cancel);
         drop(done);
         rows
     })

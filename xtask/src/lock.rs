@@ -17,9 +17,7 @@ pub(crate) use holders::processes;
 pub(crate) use kernel::{KernelLock, ObservedVia};
 pub(crate) use proc::{command, sees_every_process};
 
-use crate::bounded::plain;
 use kernel::Sighting;
-use lost::LostFile;
 use sidecar::{Found, RecordedPid, Sidecar};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -114,7 +112,8 @@ impl LockFacts {
     /// Whether the recorded process runs and yet is certainly none of the holders.
     pub(crate) fn denies(&self, recorded: &Recorded) -> bool {
         let is_holder = |holder: &Holder| u64::try_from(holder.pid) == Ok(recorded.pid);
-        recorded.is_running() == Some(true) && self.holders_complete && !self.holders.iter().any(is_holder)
+        let has_others = self.holders_complete && !self.holders.is_empty() && !self.holders.iter().any(is_holder);
+        recorded.is_running() == Some(true) && has_others
     }
 
     /// The sidecar's claim, when it names a process.
@@ -131,20 +130,17 @@ impl LockFacts {
 pub(crate) fn observe(lock: &Path) -> LockFacts {
     let mut sighting = kernel::look(lock);
     let has_file = sighting.lock != KernelLock::NoFile;
-    let found = sidecar::read(lock);
-    if matches!(sighting.lock, KernelLock::NotHeld | KernelLock::NoFile) {
-        let lost = lost_holders(lock, &sighting.lock, &found);
-        if !lost.is_empty() {
-            // Or it was taken only after the kernel was asked.
-            let again = kernel::look(lock);
-            sighting = if again.lock == KernelLock::Held { again } else { Sighting::lost(lost) };
-        }
+    let mut claim = claim(sidecar::read(lock));
+    let has_sidecar = !matches!(claim, Claim::None | Claim::NotASidecar(_));
+    // The runner leaves its lock file where it is: without one it may have been deleted.
+    if sighting.lock == KernelLock::NoFile || (sighting.lock == KernelLock::NotHeld && has_sidecar) {
+        look_for_lost(lock, &mut sighting, &mut claim);
     }
     LockFacts {
         has_file: has_file || sighting.lock == KernelLock::Held,
         has_folder: has_file || lock.parent().is_none_or(Path::is_dir),
         looked_at: SystemTime::now(),
-        claim: claim(found, lock, &sighting.lock),
+        claim,
         kernel: sighting.lock,
         via: sighting.via,
         is_fcntl_lock: sighting.is_fcntl_lock,
@@ -154,23 +150,31 @@ pub(crate) fn observe(lock: &Path) -> LockFacts {
     }
 }
 
-/// Who holds the lock on a file that is not at the path any more. The runner never
-/// deletes its lock file: a sidecar without one says that somebody else did, and then
-/// all processes are looked into; else only the recorded one.
-fn lost_holders(lock: &Path, kernel: &KernelLock, found: &Found) -> Vec<Holder> {
-    let file = LostFile::of(lock);
-    match found {
-        Found::Nothing | Found::NotASidecar(_) => Vec::new(),
-        Found::Sidecar(_) | Found::Unreadable(_) if *kernel == KernelLock::NoFile => file.holders(),
-        Found::Sidecar(Sidecar { pid: Some(RecordedPid::Usable(pid)), .. }) => {
-            let recorded = i32::try_from(*pid).ok().filter(|_| file.is_locked_by(*pid).unwrap_or(false));
-            recorded.map(Holder::of).into_iter().collect()
+/// Looks for a lock on a file that is not at the path any more.
+fn look_for_lost(lock: &Path, sighting: &mut Sighting, claim: &mut Claim) {
+    let recorded = match claim {
+        Claim::Recorded(Recorded { pid, writer: Writer::Running(_), .. }) => i32::try_from(*pid).ok(),
+        _ => None,
+    };
+    let found = lost::search(lock, recorded);
+    if found.is_taken || !found.holders.is_empty() {
+        let again = kernel::look(lock);
+        if again.lock == KernelLock::Held {
+            *sighting = again;
+            return;
         }
-        Found::Sidecar(_) | Found::Unreadable(_) => Vec::new(),
+    }
+    if !found.holders.is_empty() {
+        *sighting = Sighting::lost(found.holders, found.is_complete);
+        return;
+    }
+    sighting.search.is_complete = found.is_complete;
+    if let Claim::Recorded(Recorded { writer: Writer::Running(descriptors), .. }) = claim {
+        *descriptors = found.recorded_unreadable.map_or(Descriptors::NoLock, Descriptors::Unreadable);
     }
 }
 
-fn claim(found: Found, lock: &Path, kernel: &KernelLock) -> Claim {
+fn claim(found: Found) -> Claim {
     let sidecar = match found {
         Found::Nothing => return Claim::None,
         Found::NotASidecar(what) => return Claim::NotASidecar(what),
@@ -180,7 +184,7 @@ fn claim(found: Found, lock: &Path, kernel: &KernelLock) -> Claim {
     match sidecar.pid {
         Some(RecordedPid::Usable(pid)) => {
             let started_at = sidecar.started_at();
-            let writer = writer(pid, started_at, &sidecar, lock, kernel);
+            let writer = writer(pid, started_at, &sidecar);
             Claim::Recorded(Recorded { pid, started_at, writer, started: sidecar.started, cmd: sidecar.cmd })
         }
         Some(RecordedPid::Unusable(text)) => Claim::NoPid(Some(text)),
@@ -188,7 +192,8 @@ fn claim(found: Found, lock: &Path, kernel: &KernelLock) -> Claim {
     }
 }
 
-fn writer(pid: u64, started_at: Option<SystemTime>, sidecar: &Sidecar, lock: &Path, kernel: &KernelLock) -> Writer {
+/// What has become of the writer; its descriptors are not looked at yet.
+fn writer(pid: u64, started_at: Option<SystemTime>, sidecar: &Sidecar) -> Writer {
     let differs = |recorded: Option<&[u8]>, here: Option<String>| match (recorded, here) {
         (Some(recorded), Some(here)) => recorded != here.as_bytes(),
         _ => false,
@@ -199,20 +204,11 @@ fn writer(pid: u64, started_at: Option<SystemTime>, sidecar: &Sidecar, lock: &Pa
     if differs(sidecar.boot_id(), proc::boot_id()) {
         return Writer::EarlierBoot;
     }
-    let not_seen = || if proc::may_be_out_of_sight(pid) { Writer::OutOfSight } else { Writer::Gone };
-    if !proc::is_running(pid) {
-        return not_seen();
-    }
     let is_later = |recorded: SystemTime| proc::started_at(pid).is_some_and(|now| now > recorded + STARTED_TOLERANCE);
-    if started_at.is_some_and(is_later) {
-        return if proc::may_be_out_of_sight(pid) { Writer::OutOfSight } else { Writer::Recycled };
-    }
-    match kernel {
-        KernelLock::Held | KernelLock::HeldLost | KernelLock::Unknown(_) => Writer::Running(Descriptors::NotLookedAt),
-        KernelLock::NotHeld | KernelLock::NoFile => match LostFile::of(lock).is_locked_by(pid) {
-            Ok(_) => Writer::Running(Descriptors::NoLock),
-            Err(error) if holders::is_gone(&error) && !proc::is_running(pid) => not_seen(),
-            Err(error) => Writer::Running(Descriptors::Unreadable(plain(&error))),
-        },
+    match proc::is_running(pid) {
+        true if !started_at.is_some_and(is_later) => Writer::Running(Descriptors::NotLookedAt),
+        _ if proc::may_be_out_of_sight(pid) => Writer::OutOfSight,
+        true => Writer::Recycled,
+        false => Writer::Gone,
     }
 }

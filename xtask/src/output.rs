@@ -35,7 +35,7 @@ pub(crate) fn complain(text: &str) {
 pub(crate) fn usage(said: &clap::Error) -> ExitCode {
     if said.use_stderr() {
         let text = said.to_string();
-        complain(&format!("ERROR: {}", text.strip_prefix("error: ").unwrap_or(&text)));
+        complain(&format!("ERROR: {}", crate::text::lines(text.strip_prefix("error: ").unwrap_or(&text))));
         return Verdict::Unknown.into();
     }
     match print(&said.to_string()) {
@@ -51,8 +51,8 @@ pub(crate) fn wants_colour(env: &Env) -> bool {
 }
 
 /// Whether somebody watches what goes by on standard error.
-pub(crate) fn is_watched() -> bool {
-    io::stderr().is_terminal()
+pub(crate) fn is_watched(env: &Env) -> bool {
+    !env.ci && !env.has_dumb_terminal && io::stderr().is_terminal()
 }
 
 /// One line that replaces itself, for who watches; None takes it away.

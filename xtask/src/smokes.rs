@@ -68,10 +68,7 @@ impl flags::Smokes {
         let bin = program_under_test(self.bin, env)?;
         // What keeps every smoke from running is no failure of theirs.
         drop(tempfile::tempdir().context("cannot make folders for the stages; does TMPDIR name one?")?);
-        let (cancel, canceller) = Cancel::new().context("cannot make a pipe")?;
-        let canceller = Mutex::new(Some(canceller));
-        ctrlc::set_handler(move || drop(canceller.lock().map(|mut canceller| canceller.take())))
-            .context("cannot catch Ctrl-C")?;
+        let cancel = Cancel::on_signals()?;
         let setup = Setup {
             bin,
             via: self.via,

@@ -1,5 +1,6 @@
 //! Text that others wrote, made fit for a terminal.
 
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -18,7 +19,40 @@ pub(crate) fn printable(bytes: &[u8]) -> String {
 
 /// A path, escaped but whole.
 pub(crate) fn path(path: &Path) -> String {
-    escaped(path.as_os_str().as_bytes())
+    escaped(&without_tokens(path.as_os_str().as_bytes()))
+}
+
+/// Text of our own with foreign words in it, line by line.
+pub(crate) fn lines(text: &str) -> String {
+    text.lines().map(|line| escaped(&without_tokens(line.as_bytes())) + "\n").collect()
+}
+
+/// Text as one word for a shell to read; escaped, but never cut.
+pub(crate) fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,=".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    escaped(format!("'{}'", text.replace('\'', r"'\''")).as_bytes())
+}
+
+/// Rows as a table: each column as wide as its widest cell and at least `widths`, the
+/// ones `right` aligned to the right, one blank between them; the last is as it is.
+pub(crate) fn table<const N: usize>(rows: &[[String; N]], widths: [usize; N], right: Range<usize>) -> String {
+    let width = |column: usize| {
+        let widest = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        widest.max(widths[column])
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let cell = |row: &[String; N], column: usize| {
+        let (text, width) = (&row[column], widths[column]);
+        match column {
+            last if last + 1 == N => format!("{text}\n"),
+            column if right.contains(&column) => format!("{text:>width$} "),
+            _ => format!("{text:width$} "),
+        }
+    };
+    rows.iter().flat_map(|row| (0..N).map(move |column| cell(row, column))).collect()
 }
 
 /// A count with its noun: `1 smoke`, `2 smokes`.
@@ -61,9 +95,13 @@ fn without_tokens(bytes: &[u8]) -> Vec<u8> {
     let is_token_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.".contains(byte);
     let mut shown = Vec::with_capacity(bytes.len());
     for run in bytes.chunk_by(|a, b| is_token_byte(a) == is_token_byte(b)) {
+        let hidden;
         let mut parts: Vec<&[u8]> = run.split(|&byte| byte == b'.').collect();
-        if let Some(at) = parts.windows(3).position(is_token) {
-            parts.splice(at..at + 3, [&b"[token]"[..]]);
+        let token = parts.windows(3).enumerate().find_map(|(at, three)| Some((at, token_start(three)?)));
+        if let Some((at, start)) = token {
+            let before = parts[at].split_at(start).0;
+            hidden = [before, b"[token]"].concat();
+            parts.splice(at..at + 3, [&hidden[..]]);
         }
         if let Some(at) = parts.windows(2).position(|pair| pair[0] == b"mfa" && pair[1].len() >= 20) {
             parts.splice(at..at + 2, [&b"[token]"[..]]);
@@ -73,11 +111,13 @@ fn without_tokens(bytes: &[u8]) -> Vec<u8> {
     shown
 }
 
-fn is_token(parts: &[&[u8]]) -> bool {
-    let [id, time, signature] = parts else { return false };
+/// Where in the first of three dotted parts a token starts; it may be glued to an option.
+fn token_start(parts: &[&[u8]]) -> Option<usize> {
+    let [id, time, signature] = parts else { return None };
+    let after_others = id.iter().rposition(|byte| !byte.is_ascii_alphanumeric()).map_or(0, |at| at + 1);
     // In base64 a decimal digit comes first as M, N or O.
-    let is_id = id.len() >= 23 && b"MNO".contains(&id[0]) && id.iter().all(u8::is_ascii_alphanumeric);
-    is_id && (5..=8).contains(&time.len()) && !signature.is_empty()
+    let start = after_others + id[after_others..].iter().position(|byte| b"MNO".contains(byte))?;
+    (id.len() - start >= 23 && (5..=8).contains(&time.len()) && !signature.is_empty()).then_some(start)
 }
 
 #[cfg(test)]
@@ -108,12 +148,27 @@ mod tests {
             "-t [token]. x.[token] [token].log"
         );
         assert_eq!(printable(format!("-t {}", &token[..40]).as_bytes()), "-t [token]");
+        assert_eq!(printable(format!("-t{token} x_{token}").as_bytes()), "-t[token] x_[token]");
         assert_eq!(printable(format!("mfa.{}", "c".repeat(84)).as_bytes()), "[token]");
         assert_eq!(
             printable(b"My-very-long-name-of-a-script.config.json"),
             "My-very-long-name-of-a-script.config.json"
         );
         assert_eq!(printable(b"bash ./scripts/run.sh --target a.b.c"), "bash ./scripts/run.sh --target a.b.c");
+    }
+
+    #[test]
+    fn tables_are_aligned_and_grow() {
+        let rows = [["a", "b", "c"], ["long", "1", "last one"]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(&rows, [2, 3, 0], 1..2), "a      b c\nlong   1 last one\n");
+    }
+
+    #[test]
+    fn names_are_words_for_a_shell() {
+        assert_eq!(shell_word("KotOR_discord-msgs.1"), "KotOR_discord-msgs.1");
+        assert_eq!(shell_word("a b"), "'a b'");
+        assert_eq!(shell_word("it's $(rm)"), r"'it'\''s $(rm)'");
+        assert_eq!(shell_word(""), "''");
     }
 
     proptest! {

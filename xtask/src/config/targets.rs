@@ -1,7 +1,7 @@
 //! The whole scrape config: its targets, and what is wrong with them. Everything that
 //! breaks the contract is told, not just the first of it.
 
-use crate::config::{ArchiveRoot, Source};
+use crate::config::{ArchiveRoot, Object, Source};
 use crate::text::printable;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
@@ -43,7 +43,7 @@ pub(crate) struct OutputDir {
 #[derive(Deserialize)]
 struct Written {
     archive_root: Option<String>,
-    targets: Option<Vec<WrittenTarget>>,
+    targets: Option<Vec<Object<WrittenTarget>>>,
 }
 
 #[derive(Deserialize)]
@@ -75,24 +75,25 @@ impl ScrapeConfig {
         let written = written.targets.unwrap_or_default();
         if written.is_empty() {
             problems.push("config has no targets".to_owned());
+        } else if written.iter().all(|Object(target)| target.enabled == Some(false)) {
+            problems.push("config has no enabled target".to_owned());
         }
         let mut targets = Vec::with_capacity(written.len());
-        for (index, target) in written.into_iter().enumerate() {
+        for (index, Object(target)) in written.into_iter().enumerate() {
             let name = target.name.clone().filter(|name| !name.is_empty());
+            let (is_named, kind) = (name.is_some(), target.kind.clone());
             let target = Target {
-                name: name.clone().unwrap_or_else(|| format!("(target {})", index + 1)),
+                name: name.unwrap_or_else(|| format!("(target {})", index + 1)),
                 output_dir: output_dir(&target, source),
                 is_enabled: target.enabled.unwrap_or(true),
                 channel_ids: target.channel_ids.unwrap_or_default().into_iter().map(|Id(id)| id).collect(),
                 disabled_reason: target.disabled_reason,
+            };
+            if !is_named {
+                problems.push(format!("target {} has no name", quoted(&target.name)));
             }
-            .checked(
-                target.kind.as_deref(),
-                name.is_some(),
-                archive_root.as_ref(),
-                &mut problems,
-                &mut notes,
-            );
+            problems.extend(target.problems(kind.as_deref(), archive_root.as_ref()));
+            notes.extend(target.note());
             targets.push(target);
         }
         problems.extend(duplicates(&targets));
@@ -105,24 +106,15 @@ impl ScrapeConfig {
 }
 
 impl Target {
-    fn checked(
-        self,
-        kind: Option<&str>,
-        is_named: bool,
-        archive_root: Option<&ArchiveRoot>,
-        problems: &mut Vec<String>,
-        notes: &mut Vec<String>,
-    ) -> Target {
+    fn problems(&self, kind: Option<&str>, archive_root: Option<&ArchiveRoot>) -> Vec<String> {
         let shown = quoted(&self.name);
-        if !is_named {
-            problems.push(format!("target {shown} has no name"));
-        }
+        let mut problems = Vec::new();
         if let Some(kind) = kind.filter(|kind| !matches!(*kind, "guild" | "dms")) {
             problems.push(format!("target {shown} has the unknown kind {} (it is `guild` or `dms`)", quoted(kind)));
         }
         let Some(OutputDir { written, path }) = &self.output_dir else {
             problems.push(format!("target {shown} has no output_dir"));
-            return self;
+            return problems;
         };
         if path.components().any(|component| component == Component::ParentDir) {
             problems.push(format!("target {shown} has `..` in its output_dir {}", quoted(written)));
@@ -133,10 +125,12 @@ impl Target {
             problems
                 .push(format!("target {shown} has its output_dir {} not under archive_root `{root}`", quoted(written)));
         }
-        if written.starts_with('~') {
-            notes.push(tilde(&format!("output_dir of target {shown}")));
-        }
-        self
+        problems
+    }
+
+    fn note(&self) -> Option<String> {
+        let has_tilde = self.output_dir.as_ref()?.written.starts_with('~');
+        has_tilde.then(|| tilde(&format!("output_dir of target {}", quoted(&self.name))))
     }
 }
 
@@ -262,6 +256,12 @@ mod tests {
             ]
         );
         assert_eq!(config.notes.len(), 1);
+        let disabled =
+            r#"{ "archive_root": "/a", "targets": [{ "name": "a", "output_dir": "/a/a", "enabled": false }] }"#;
+        assert_eq!(read("c.json", disabled).problems, ["config has no enabled target"]);
+        let listed =
+            Source::new(Path::new("c.json"), "/etc", r#"{ "targets": [["a", null, "/a/a", true, null, null]] }"#);
+        assert!(format!("{:#}", ScrapeConfig::read(&listed).err().unwrap()).contains("invalid type: sequence"));
         assert_eq!(read("c.json", "{}").problems, ["config is missing archive_root", "config has no targets"]);
     }
 }

@@ -1,8 +1,9 @@
 //! What each target's archive holds: one walk of its folder.
 
 use crate::bounded::{self, Links, ReadError, plain};
+use crate::child::Cancel;
 use crate::config::targets::{ScrapeConfig, Target};
-use crate::text::path;
+use crate::text::{path, printable};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -56,7 +57,7 @@ pub(crate) struct Progress {
 }
 
 /// Looks at every target's archive, in the config's order; some at once.
-pub(crate) fn look<'a>(config: &'a ScrapeConfig, progress: &Progress) -> Vec<Row<'a>> {
+pub(crate) fn look<'a>(config: &'a ScrapeConfig, progress: &Progress, cancel: &Cancel) -> Vec<Row<'a>> {
     let next = AtomicUsize::new(0);
     let workers = std::thread::available_parallelism().map_or(1, |number| number.get()).min(config.targets.len());
     let rows = Mutex::new(BTreeMap::new());
@@ -66,7 +67,7 @@ pub(crate) fn look<'a>(config: &'a ScrapeConfig, progress: &Progress) -> Vec<Row
                 while let index = next.fetch_add(1, Ordering::Relaxed)
                     && let Some(target) = config.targets.get(index)
                 {
-                    let row = Row { target, state: RowState::of(target, progress) };
+                    let row = Row { target, state: RowState::of(target, progress, cancel) };
                     rows.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(index, row);
                 }
             });
@@ -84,7 +85,7 @@ impl Progress {
 }
 
 impl RowState {
-    fn of(target: &Target, progress: &Progress) -> RowState {
+    fn of(target: &Target, progress: &Progress, cancel: &Cancel) -> RowState {
         let Some(folder) = &target.output_dir else { return RowState::NoOutputDir };
         if !target.is_enabled {
             return RowState::Disabled;
@@ -93,7 +94,7 @@ impl RowState {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 RowState::Missing
             }
-            opened => RowState::Looked(Archive::walk(&folder.path, opened, progress)),
+            opened => RowState::Looked(Archive::walk(&folder.path, opened, progress, cancel)),
         }
     }
 }
@@ -114,21 +115,22 @@ impl Row<'_> {
 
     /// What keeps the target from being scraped.
     pub(crate) fn problems(&self) -> Vec<String> {
-        let name = crate::text::printable(self.target.name.as_bytes());
+        let name = printable(self.target.name.as_bytes());
         let folder = self.target.output_dir.as_ref().map(|folder| path(&folder.path)).unwrap_or_default();
         match &self.state {
+            // The second is told among the config's problems.
             RowState::Disabled | RowState::NoOutputDir => Vec::new(),
             RowState::Looked(archive) if !archive.faults.is_empty() => {
                 archive.faults.iter().map(|fault| format!("target `{name}`: {fault}")).collect()
             }
             RowState::Looked(archive) if !archive.ids.is_empty() => Vec::new(),
-            _ => vec![format!("target `{name}`: {} ({folder})", self.status())],
+            RowState::Missing | RowState::Looked(_) => vec![format!("target `{name}`: {} ({folder})", self.status())],
         }
     }
 }
 
 impl Archive {
-    fn walk(root: &Path, opened: io::Result<Dir>, progress: &Progress) -> Archive {
+    fn walk(root: &Path, opened: io::Result<Dir>, progress: &Progress, cancel: &Cancel) -> Archive {
         let mut archive = Archive::default();
         let mut unreadable = 0;
         let mut fault = |folder: &Path, error: &io::Error| {
@@ -143,9 +145,11 @@ impl Archive {
                 now.clone_from(&folder);
             }
             if let Err(error) = opened.and_then(|opened| archive.add(&folder, opened, &mut folders, progress)) {
-                archive.faults.extend(fault(&folder, &error));
+                // A scrape that runs may have removed it since.
+                let has_gone = error.kind() == io::ErrorKind::NotFound && folder != root;
+                archive.faults.extend((!has_gone).then(|| fault(&folder, &error)).flatten());
             }
-            let Some(next) = folders.pop() else { break };
+            let Some(next) = folders.pop().filter(|_| !cancel.is_cancelled()) else { break };
             let opened = open_folder(&next, OFlags::NOFOLLOW);
             at = (next, opened);
         }
@@ -154,7 +158,7 @@ impl Archive {
         }
         archive.ids.sort_unstable();
         archive.ids.dedup();
-        match map_keys(&root.join(".dce-meta/channel-map.json")) {
+        match map_in(&root.join(".dce-meta")) {
             Ok(keys) => archive.map = keys,
             Err(fault) => archive.faults.push(fault),
         }
@@ -229,6 +233,14 @@ fn open_folder(folder: &Path, more: OFlags) -> io::Result<Dir> {
     Ok(Dir::new(openat(rustix::fs::CWD, folder, flags, Mode::empty())?)?)
 }
 
+/// The number of keys in the map of a target; its folder may be no link to elsewhere.
+fn map_in(folder: &Path) -> Result<usize, String> {
+    if folder.is_symlink() {
+        return Err(format!("cannot read `{}`: it is a symbolic link, not a folder", path(folder)));
+    }
+    map_keys(&folder.join("channel-map.json"))
+}
+
 /// The number of keys in a channel map; none when there is no map.
 fn map_keys(file: &Path) -> Result<usize, String> {
     let text = match bounded::read(file, Links::Refuse, LARGEST_MAP) {
@@ -238,7 +250,7 @@ fn map_keys(file: &Path) -> Result<usize, String> {
     };
     serde_json::from_slice::<BTreeMap<String, serde::de::IgnoredAny>>(&text)
         .map(|map| map.len())
-        .map_err(|error| format!("`{}` is no channel map: {error}", path(file)))
+        .map_err(|error| format!("`{}` is no channel map: {}", path(file), printable(error.to_string().as_bytes())))
 }
 
 #[cfg(test)]
@@ -282,7 +294,12 @@ mod tests {
         std::os::unix::fs::symlink("..", folder.path().join("deep/loop")).unwrap();
         std::os::unix::fs::symlink("plain.json", folder.path().join("link.json")).unwrap();
         nix::unistd::mkfifo(&folder.path().join("fifo.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let archive = Archive::walk(folder.path(), open_folder(folder.path(), OFlags::empty()), &Progress::default());
+        let archive = Archive::walk(
+            folder.path(),
+            open_folder(folder.path(), OFlags::empty()),
+            &Progress::default(),
+            &Cancel::new().unwrap().0,
+        );
         assert_eq!((archive.json, archive.seeded(), archive.map, &archive.faults[..]), (5, 3, 0, &[][..]));
         assert!(archive.has("1000000000000005") && !archive.has("1000000000000003"));
     }

@@ -2,7 +2,7 @@
 //! and dropped: no value here holds it.
 
 use crate::bounded::{self, Links, ReadError};
-use crate::child::{self, End};
+use crate::child::{self, Cancel, End};
 use crate::env::Env;
 use crate::text::path;
 use std::os::unix::fs::PermissionsExt;
@@ -49,12 +49,12 @@ impl TokenSource {
 
 impl Auth {
     /// Looks in all places, in the scraper's order, until there is a token.
-    pub(crate) fn look(env: &Env) -> Auth {
+    pub(crate) fn look(env: &Env, cancel: &Cancel) -> Auth {
         let mut notes = Vec::new();
         let found = in_env_file(env, &mut notes)
             .or_else(|| env.has_token.then_some(TokenSource::Environment))
-            .or_else(|| token_files(env).into_iter().find_map(|file| in_token_file(file, &mut notes)))
-            .or_else(|| discovered(env, &mut notes));
+            .or_else(|| token_files(env).into_iter().find_map(|file| in_token_file(file, env, &mut notes)))
+            .or_else(|| discovered(env, cancel, &mut notes));
         Auth { found, notes }
     }
 
@@ -83,7 +83,10 @@ fn token_files(env: &Env) -> Vec<PathBuf> {
     files
 }
 
-fn in_token_file(file: PathBuf, notes: &mut Vec<String>) -> Option<TokenSource> {
+fn in_token_file(file: PathBuf, env: &Env, notes: &mut Vec<String>) -> Option<TokenSource> {
+    if env.token_file.as_ref() == Some(&file) && !file.exists() {
+        notes.push(format!("DISCORD_TOKEN_FILE names {}, which is not there", path(&file)));
+    }
     let text = read(&file, notes)?;
     let has_first_line = text.split(|&byte| byte == b'\n').next().is_some_and(|line| !line.trim_ascii().is_empty());
     has_first_line.then(|| {
@@ -92,14 +95,17 @@ fn in_token_file(file: PathBuf, notes: &mut Vec<String>) -> Option<TokenSource> 
     })
 }
 
-fn discovered(env: &Env, notes: &mut Vec<String>) -> Option<TokenSource> {
+fn discovered(env: &Env, cancel: &Cancel, notes: &mut Vec<String>) -> Option<TokenSource> {
     let script = env.repo_root.join("scripts/discover-discord-token.sh");
     env.program(script.to_str()?)?;
     let mut note = |why: &str| notes.push(format!("{}: {why}", path(&script)));
-    match child::run(&mut child::command(&script), WITHIN, None) {
+    match child::run(&mut child::command(&script), WITHIN, Some(cancel)) {
         Ok(finished) => match finished.end {
             End::Exited(status) => {
                 let has_token = status.success() && !finished.stdout.trim_ascii().is_empty();
+                if !has_token {
+                    note("it found no token");
+                }
                 has_token.then_some(TokenSource::Discovery)
             }
             End::TimedOut | End::Cancelled => {
@@ -129,7 +135,8 @@ fn read(file: &Path, notes: &mut Vec<String>) -> Option<Vec<u8>> {
 /// A warning when others can read a file with a token.
 fn exposure(file: &Path) -> Option<String> {
     let mode = std::fs::metadata(file).ok()?.permissions().mode();
-    (mode & OTHERS != 0).then(|| format!("others can read the token in {0}: chmod 600 {0}", path(file)))
+    let word = || crate::text::shell_word(&file.to_string_lossy());
+    (mode & OTHERS != 0).then(|| format!("others can read the token in {}: chmod 600 {}", path(file), word()))
 }
 
 /// Whether an env file sets `DISCORD_TOKEN` to something; as in a shell, the last line
@@ -137,7 +144,8 @@ fn exposure(file: &Path) -> Option<String> {
 fn has_token(env_file: &[u8]) -> bool {
     let value = |line: &[u8]| {
         let line = line.trim_ascii();
-        let line = line.strip_prefix(b"export").filter(|rest| rest.starts_with(b" ")).unwrap_or(line);
+        let is_blank = |rest: &&[u8]| rest.first().is_some_and(u8::is_ascii_whitespace);
+        let line = line.strip_prefix(b"export").filter(is_blank).unwrap_or(line);
         let value = line.trim_ascii_start().strip_prefix(b"DISCORD_TOKEN=")?;
         let quoted = [b'"', b'\''].iter().find_map(|quote| {
             let inner = value.strip_prefix(std::slice::from_ref(quote))?;
@@ -161,6 +169,7 @@ mod tests {
             "A=1\n  export DISCORD_TOKEN=x\r\n",
             "DISCORD_TOKEN=\"x\" # mine",
             "DISCORD_TOKEN='x'",
+            "export\tDISCORD_TOKEN=x",
             "DISCORD_TOKEN=\nDISCORD_TOKEN=x",
         ] {
             assert!(has_token(text.as_bytes()), "{text}");

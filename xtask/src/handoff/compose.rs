@@ -1,6 +1,6 @@
 //! Which compose program there is.
 
-use crate::child::{self, End};
+use crate::child::{self, Cancel, End};
 use crate::env::Env;
 use crate::text::printable;
 use std::os::unix::ffi::OsStrExt;
@@ -27,10 +27,10 @@ struct Candidate {
 
 impl Compose {
     /// Tries all there can be, in the scraper's order, until one works.
-    pub(crate) fn look(env: &Env) -> Compose {
+    pub(crate) fn look(env: &Env, cancel: &Cancel) -> Compose {
         let mut tried = Vec::new();
         for candidate in candidates(env) {
-            match candidate.obstacle(env) {
+            match candidate.obstacle(env, cancel) {
                 None => return Compose { found: Some(candidate.words), tried },
                 Some(why) => tried.push(format!("`{}`: {why}", candidate.words)),
             }
@@ -60,15 +60,11 @@ fn candidates(env: &Env) -> Vec<Candidate> {
         Candidate { words: words.to_owned(), check, also_needs: None }
     };
     let chosen = env.compose_bin.as_ref().map(|chosen| {
-        let shown = printable(chosen.as_bytes());
-        let is_a_program = env.program(&chosen.to_string_lossy()).is_some();
+        let words = chosen.to_string_lossy();
+        let is_a_program = env.program(&words).is_some();
         // A path with blanks in it is one word; `docker compose` is two.
-        let check = if is_a_program {
-            vec![chosen.to_string_lossy().into_owned(), "version".to_owned()]
-        } else {
-            own(&shown).check
-        };
-        Candidate { words: shown, check, also_needs: None }
+        let check = if is_a_program { vec![words.to_string(), "version".to_owned()] } else { own(&words).check };
+        Candidate { words: printable(chosen.as_bytes()), check, also_needs: None }
     });
     let podman_compose = Candidate {
         words: "podman-compose".to_owned(),
@@ -81,7 +77,7 @@ fn candidates(env: &Env) -> Vec<Candidate> {
 
 impl Candidate {
     /// Why it does not work; None when it does.
-    fn obstacle(&self, env: &Env) -> Option<String> {
+    fn obstacle(&self, env: &Env, cancel: &Cancel) -> Option<String> {
         let program = self.check.first()?;
         if let Some(missing) =
             [Some(&program[..]), self.also_needs].into_iter().flatten().find(|name| env.program(name).is_none())
@@ -90,7 +86,7 @@ impl Candidate {
         }
         let mut command = child::command(program);
         command.args(&self.check[1..]).env_remove("DISCORD_TOKEN");
-        let finished = match child::run(&mut command, WITHIN, None) {
+        let finished = match child::run(&mut command, WITHIN, Some(cancel)) {
             Ok(finished) => finished,
             Err(error) => return Some(crate::bounded::plain(&error)),
         };

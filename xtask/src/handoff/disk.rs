@@ -6,7 +6,6 @@ use crate::text::{path, printable};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::fstatvfs;
-use std::fmt::Write;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -75,14 +74,7 @@ impl Disk {
         };
         let header = ["Filesystem", "Size", "Used", "Avail", "Use%", "Mounted on"].map(str::to_owned);
         let rows: Vec<[String; 6]> = std::iter::once(header).chain(self.file_systems.iter().map(row)).collect();
-        let wide = |column: usize, least: usize| {
-            rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(least)
-        };
-        let [source, size, used, free, percent] = [wide(0, 14), wide(1, 5), wide(2, 5), wide(3, 5), wide(4, 4)];
-        rows.iter().fold(String::new(), |mut table, [a, b, c, d, e, f]| {
-            _ = writeln!(table, "{a:source$} {b:>size$} {c:>used$} {d:>free$} {e:>percent$} {f}");
-            table
-        })
+        crate::text::table(&rows, [14, 5, 5, 5, 4, 0], 1..5)
     }
 
     /// A line for each file system with room enough.

@@ -2,7 +2,7 @@
 
 use crate::config::targets::{ScrapeConfig, Target};
 use crate::handoff::archives::{Row, RowState, is_channel_id};
-use crate::text::{path, printable};
+use crate::text::{path, printable, shell_word};
 use anyhow::bail;
 use std::fmt::Write;
 use std::path::Path;
@@ -59,10 +59,9 @@ impl<'a> Selection<'a> {
             return Ok(());
         }
         let row = rows.iter().find(|row| std::ptr::eq(row.target, *target));
-        let is_seeded = |channel: &String| {
-            row.is_some_and(|row| matches!(&row.state, RowState::Looked(archive) if archive.has(channel)))
-        };
-        match channels.iter().find(|channel| !is_seeded(channel)) {
+        // An archive that is not there or not readable is told in the report, and vouches for nobody.
+        let Some(RowState::Looked(archive)) = row.map(|row| &row.state) else { return Ok(()) };
+        match channels.iter().find(|channel| archive.faults.is_empty() && !archive.has(channel)) {
             Some(channel) => bail!(outside(channel, target, "the channels that its archive has exports of")),
             None => Ok(()),
         }
@@ -90,7 +89,9 @@ impl<'a> Selection<'a> {
     pub(crate) fn arguments(&self) -> String {
         let Selection::One { target, channels } = self else { return String::new() };
         let channels = channels.iter().map(|channel| format!(" --channel {channel}"));
-        format!(" --target {}", shell_word(&target.name)) + &channels.collect::<String>()
+        // With `=`, as a name may start with a dash.
+        let dash = if target.name.starts_with('-') { "=" } else { " " };
+        format!(" --target{dash}{}", shell_word(&target.name)) + &channels.collect::<String>()
     }
 }
 
@@ -121,27 +122,5 @@ fn closest(name: &str, config: &ScrapeConfig) -> String {
                 config.enabled().take(10).map(|target| format!("`{}`", printable(target.name.as_bytes()))).collect();
             format!("\nhint: the enabled ones are {}", if names.is_empty() { "none".into() } else { names.join(", ") })
         }
-    }
-}
-
-/// Text as one word for a shell to read.
-fn shell_word(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        return text.to_owned();
-    }
-    printable(format!("'{}'", text.replace('\'', r"'\''")).as_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_words_for_a_shell() {
-        assert_eq!(shell_word("KotOR_discord-msgs.1"), "KotOR_discord-msgs.1");
-        assert_eq!(shell_word("a b"), "'a b'");
-        assert_eq!(shell_word("it's $(rm)"), r"'it'\''s $(rm)'");
-        assert_eq!(shell_word(""), "''");
     }
 }

@@ -36,7 +36,7 @@ impl Handoff<'_> {
             crate::Verdict::Unknown => WARN_UNKNOWN,
         };
         text += &plan("Documents scrape");
-        text += if ready.rows.iter().all(|row| row.problems().is_empty()) {
+        text += if ready.are_archives_ready() {
             "Dry run complete: archive paths verified. Export DISCORD_TOKEN or create a token file, then rerun without \
              --dry-run.\n"
         } else {
@@ -84,10 +84,15 @@ impl Readiness<'_> {
         let problems: Vec<String> = self.rows.iter().flat_map(Row::problems).collect();
         text.push('\n');
         problems.iter().for_each(|problem| _ = writeln!(text, "FAIL: {problem}"));
-        if problems.is_empty() && !self.rows.is_empty() {
+        if self.are_archives_ready() {
             text += "All enabled targets have archive directories with seeded channel exports.\n";
         }
         text
+    }
+
+    /// Whether there is something to scrape, and nothing wrong with where it goes.
+    fn are_archives_ready(&self) -> bool {
+        self.config.problems.is_empty() && self.rows.iter().all(|row| row.problems().is_empty())
     }
 
     /// What the checks come to.
@@ -130,12 +135,5 @@ fn table(rows: &[Row]) -> String {
         [printable(row.target.name.as_bytes()), row.target.shown_dir(), json, seeded, map, row.status().to_owned()]
     };
     let lines: Vec<[String; 6]> = std::iter::once(header).chain(rows.iter().map(cells)).collect();
-    let wide = |column: usize, least: usize| {
-        lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0).max(least)
-    };
-    let [name, folder, json, seeded, map] = [wide(0, 28), wide(1, 40), wide(2, 8), wide(3, 8), wide(4, 8)];
-    lines.iter().fold(String::new(), |mut table, [a, b, c, d, e, f]| {
-        _ = writeln!(table, "{a:name$} {b:folder$} {c:>json$} {d:>seeded$} {e:>map$} {f}");
-        table
-    })
+    crate::text::table(&lines, [28, 40, 8, 8, 8, 0], 2..5)
 }

@@ -232,8 +232,8 @@ impl Sighting {
     }
 
     /// Held on a file that is not at the path any more.
-    pub(crate) fn lost(holders: Vec<Holder>) -> Sighting {
-        let search = Search { holders, is_complete: false };
+    pub(crate) fn lost(holders: Vec<Holder>, is_complete: bool) -> Sighting {
+        let search = Search { holders, is_complete };
         Sighting { search, ..Sighting::new(KernelLock::HeldLost, ObservedVia::Fdinfo) }
     }
 

@@ -1,9 +1,13 @@
 //! Locks on a lock file that is no longer at its path: deleted, replaced or moved aside
 //! under its holder. The kernel says nothing of them at the path, and a scrape still runs.
 
-use crate::lock::holders::{Holder, fdinfo, numbers_in, processes};
+use crate::bounded::plain;
+use crate::lock::holders::{Holder, fdinfo, is_gone, numbers_in, processes};
+use crate::lock::identity::{StatId, stat_id};
+use crate::lock::path::sidecar_path;
+use crate::lock::proc;
 use crate::lock::table::{LockType, fdinfo_entries};
-use rustix::fs::readlinkat;
+use rustix::fs::{AtFlags, CWD, readlinkat};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -16,24 +20,74 @@ const DELETED: &[u8] = b" (deleted)";
 /// So many links in a row are followed to where the lock file was.
 const MOST_LINKS: usize = 8;
 
-/// Where a lock file is or was, with no links in it, as `/proc/PID/fd` shows paths.
+/// What people put behind the name of a file that they move aside.
+const ASIDE: [&str; 10] = ["old", "bak", "backup", "orig", "save", "saved", "stale", "moved", "dead", "disabled"];
+
+/// What a look through all processes found.
+#[derive(Debug)]
+pub(crate) struct LostSearch {
+    /// Who has a flock on the lost file, by pid.
+    pub(crate) holders: Vec<Holder>,
+    /// Every process could be looked into.
+    pub(crate) is_complete: bool,
+    /// Somebody has a flock on the file that is at the path: it was taken meanwhile.
+    pub(crate) is_taken: bool,
+    /// Why the recorded process could not be looked into.
+    pub(crate) recorded_unreadable: Option<String>,
+}
+
+/// A lock file's place, with no links in it, as `/proc/PID/fd` shows paths.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct LostFile {
+struct Place {
     folder: PathBuf,
     name: OsString,
 }
 
-/// Whose descriptors are looked at.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Whose {
-    /// The process's that the sidecar names.
-    Recorded,
-    Anybody,
+/// What a descriptor with a flock is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trace {
+    /// Surely the lost file.
+    Lost,
+    /// The lost file if it is the recorded process's, and no other archive's lock.
+    Perhaps,
+    /// The path of today's file.
+    Here,
 }
 
-impl LostFile {
-    /// The file that `lock` leads or led to, also when a link on the way dangles now.
-    pub(crate) fn of(lock: &Path) -> LostFile {
+/// Looks for flocks on what was at `lock`. `recorded` is the process that the sidecar
+/// names, when it plausibly wrote it.
+pub(crate) fn search(lock: &Path, recorded: Option<i32>) -> LostSearch {
+    let place = Place::of(lock);
+    let today = stat_id(CWD, lock, AtFlags::empty()).ok();
+    let pids = processes();
+    let is_hidden = recorded.is_some_and(|pid| !pids.contains(&pid));
+    let mut search = LostSearch {
+        holders: Vec::new(),
+        // Pid 1 always runs: where it does not show, `/proc` is mounted with `hidepid` (proc(5)).
+        is_complete: proc::sees_every_process() && pids.contains(&1),
+        is_taken: false,
+        recorded_unreadable: is_hidden.then(|| "it is hidden".to_owned()),
+    };
+    for pid in pids {
+        match place.flock_of(pid, recorded == Some(pid), today) {
+            Ok(Some(Trace::Here)) => search.is_taken = true,
+            Ok(Some(_)) => search.holders.push(Holder::of(pid)),
+            Ok(None) => {}
+            Err(error) if is_gone(&error) => {}
+            Err(error) => {
+                search.is_complete = false;
+                search.recorded_unreadable =
+                    search.recorded_unreadable.or((recorded == Some(pid)).then(|| plain(&error)));
+            }
+        }
+    }
+    search.holders.sort_by_key(|holder| holder.pid);
+    search
+}
+
+impl Place {
+    /// Where `lock` leads or led to, also when a link on the way dangles now.
+    fn of(lock: &Path) -> Place {
         let mut at = lock.to_path_buf();
         for _ in 0..MOST_LINKS {
             let Ok(target) = std::fs::read_link(&at) else { break };
@@ -41,48 +95,54 @@ impl LostFile {
         }
         let folder = at.parent().unwrap_or(Path::new("/"));
         let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
-        LostFile { folder, name: at.file_name().unwrap_or_default().to_owned() }
+        Place { folder, name: at.file_name().unwrap_or_default().to_owned() }
     }
 
-    /// Whether the process that wrote the sidecar has a flock on it.
-    pub(crate) fn is_locked_by(&self, pid: u64) -> io::Result<bool> {
-        self.has_flock(pid, Whose::Recorded)
-    }
-
-    fn has_flock(&self, pid: u64, whose: Whose) -> io::Result<bool> {
+    /// The first flock of a process on the lost file, or on the one there `today`.
+    fn flock_of(&self, pid: i32, is_recorded: bool, today: Option<StatId>) -> io::Result<Option<Trace>> {
         let is_flock = |info: String| fdinfo_entries(&info).any(|entry| entry.lock_type == LockType::Flock);
         let (folder, fds) = numbers_in(&format!("/proc/{pid}/fd"))?;
         for fd in fds {
             let Ok(target) = readlinkat(folder.fd()?, fd.to_string(), Vec::new()) else { continue };
-            if self.is_at(target.as_bytes(), whose) && fdinfo(pid, fd).is_some_and(is_flock) {
-                return Ok(true);
+            let Some(trace) = self.trace(target.as_bytes()) else { continue };
+            let is_today = today.is_some() && stat_id(folder.fd()?, fd.to_string(), AtFlags::empty()).ok() == today;
+            let has_own_sidecar = || sidecar_path(Path::new(OsStr::from_bytes(target.as_bytes()))).exists();
+            let counts = match trace {
+                _ if is_today => true,
+                Trace::Lost | Trace::Here => true,
+                Trace::Perhaps => is_recorded && !has_own_sidecar(),
+            };
+            if counts && fdinfo(pid, fd).is_some_and(is_flock) {
+                return Ok(Some(if is_today { Trace::Here } else { Trace::Lost }));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
-    /// All processes that can be seen to have a flock on it, by pid.
-    pub(crate) fn holders(&self) -> Vec<Holder> {
-        let has_it =
-            |pid: &i32| u64::try_from(*pid).is_ok_and(|pid| self.has_flock(pid, Whose::Anybody).unwrap_or(false));
-        let mut holders: Vec<Holder> = processes().into_iter().filter(has_it).map(Holder::of).collect();
-        holders.sort_by_key(|holder| holder.pid);
-        holders
-    }
-
-    /// Whether a descriptor that the kernel shows as `shown` may be of this file.
-    fn is_at(&self, shown: &[u8], whose: Whose) -> bool {
+    /// What a descriptor that the kernel shows as `shown` may be of.
+    fn trace(&self, shown: &[u8]) -> Option<Trace> {
         let deleted = shown.strip_suffix(DELETED);
         let path = Path::new(OsStr::from_bytes(deleted.unwrap_or(shown)));
-        let Some(name) = path.file_name() else { return false };
+        let name = path.file_name()?;
         let is_here = path.parent() == Some(&self.folder);
-        // Through another mount or link it has another folder. But the lock of another
-        // archive has the same name too: only the sidecar's own process is believed there.
-        let is_elsewhere = whose == Whose::Recorded && deleted.is_some() && name == self.name;
-        // `lock.old` beside it, or what an NFS client makes of an open file that is deleted.
-        let is_moved = name.as_bytes().starts_with(self.name.as_bytes()) || name.as_bytes().starts_with(b".nfs");
-        is_elsewhere || (is_here && is_moved)
+        let added = name.as_bytes().strip_prefix(self.name.as_bytes());
+        match (added?, deleted.is_some()) {
+            ([], true) if is_here => Some(Trace::Lost),
+            ([], false) if is_here => Some(Trace::Here),
+            (added, false) if is_here && is_aside(added) => Some(Trace::Lost),
+            // Moved to another name or folder; or deleted and seen through another mount.
+            (_, false) if is_here => Some(Trace::Perhaps),
+            ([], _) => Some(Trace::Perhaps),
+            _ => None,
+        }
     }
+}
+
+/// Whether a name was made by adding this to the name of a file that is out of use.
+fn is_aside(added: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(added);
+    let word = text.trim_start_matches(['.', '-', '_']);
+    text == "~" || (word != text && (ASIDE.contains(&word) || word.parse::<u64>().is_ok()))
 }
 
 #[cfg(test)]
@@ -90,20 +150,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deleted_moved_and_remounted_files_are_known_again() {
-        let file = LostFile { folder: "/data".into(), name: ".dce-scrape.lock".into() };
-        for shown in [
-            "/data/.dce-scrape.lock",
-            "/data/.dce-scrape.lock (deleted)",
-            "/data/.dce-scrape.lock.old",
-            "/data/.nfs000000000001",
-            "/mnt/elsewhere/.dce-scrape.lock (deleted)",
-        ] {
-            assert!(file.is_at(shown.as_bytes(), Whose::Recorded), "{shown}");
-            assert_eq!(file.is_at(shown.as_bytes(), Whose::Anybody), shown.starts_with("/data"), "{shown}");
+    fn deleted_and_moved_files_are_known_again() {
+        let place = Place { folder: "/data".into(), name: ".dce-scrape.lock".into() };
+        let trace = |shown: &str| place.trace(shown.as_bytes());
+        for shown in ["/data/.dce-scrape.lock (deleted)", "/data/.dce-scrape.lock.old", "/data/.dce-scrape.lock.2"] {
+            assert_eq!(trace(shown), Some(Trace::Lost), "{shown}");
         }
-        for shown in ["/other/.dce-scrape.lock", "/data/cron.lock", "/data/cron.lock (deleted)", "pipe:[1]", "/", ""] {
-            assert!(!file.is_at(shown.as_bytes(), Whose::Recorded), "{shown}");
+        assert_eq!(trace("/data/.dce-scrape.lock"), Some(Trace::Here));
+        for shown in ["/mnt/.dce-scrape.lock (deleted)", "/other/.dce-scrape.lock", "/data/.dce-scrape.lock.cron"] {
+            assert_eq!(trace(shown), Some(Trace::Perhaps), "{shown}");
+        }
+        for shown in
+            ["/data/cron.lock", "/data/cron.lock (deleted)", "/other/.dce-scrape.lock.old", "pipe:[1]", "/", ""]
+        {
+            assert_eq!(trace(shown), None, "{shown}");
         }
     }
 
@@ -113,7 +173,7 @@ mod tests {
         let real = folder.path().canonicalize().unwrap();
         std::fs::create_dir(real.join("t")).unwrap();
         std::os::unix::fs::symlink("t/real", real.join("link")).unwrap();
-        let expected = LostFile { folder: real.join("t"), name: "real".into() };
-        assert_eq!(LostFile::of(&real.join("link")), expected);
+        let expected = Place { folder: real.join("t"), name: "real".into() };
+        assert_eq!(Place::of(&real.join("link")), expected);
     }
 }

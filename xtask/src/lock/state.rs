@@ -64,23 +64,20 @@ fn state(facts: &LockFacts) -> LockState {
         KernelLock::NotHeld => LockState::FreeNotHeld,
     };
     let has_file = facts.kernel != KernelLock::NoFile;
-    if let Claim::Unreadable(why) = &facts.claim
-        && !has_file
-    {
-        // Whoever it names may hold a lock file that was deleted.
-        return LockState::Unknown(format!("there is no lock file, but a sidecar that cannot be read: {why}"));
+    let writer = facts.recorded().map(|recorded| (recorded.pid, &recorded.writer));
+    if let Some((pid, Writer::Running(Descriptors::Unreadable(_) | Descriptors::NotLookedAt))) = writer {
+        return LockState::Unknown(format!("pid {pid}, recorded as the holder, cannot be inspected"));
     }
-    let Some(Recorded { pid, writer, .. }) = facts.recorded() else { return free };
+    if !has_file && !facts.holders_complete && !matches!(facts.claim, Claim::None | Claim::NotASidecar(_)) {
+        // Its lock file was deleted, and whoever cannot be inspected may hold it.
+        return LockState::Unknown(
+            "there is a sidecar but no lock file, and not every process can be inspected".into(),
+        );
+    }
+    let Some((pid, writer)) = writer else { return free };
     match writer {
-        Writer::Running(Descriptors::NoLock) | Writer::Elsewhere(_) => free,
-        Writer::OutOfSight if has_file => free,
-        Writer::OutOfSight => {
-            LockState::Unknown(format!("there is no lock file, and pid {pid}, recorded as the holder, is out of sight"))
-        }
-        Writer::Running(Descriptors::Unreadable(_) | Descriptors::NotLookedAt) => {
-            LockState::Unknown(format!("pid {pid}, recorded as the holder, cannot be inspected"))
-        }
-        Writer::Gone | Writer::Recycled | Writer::EarlierBoot if has_file => LockState::Stale(*pid),
+        Writer::Running(_) | Writer::Elsewhere(_) | Writer::OutOfSight => free,
+        Writer::Gone | Writer::Recycled | Writer::EarlierBoot if has_file => LockState::Stale(pid),
         Writer::Gone | Writer::Recycled | Writer::EarlierBoot => free,
     }
 }
@@ -289,13 +286,15 @@ mod tests {
     }
 
     #[test]
-    fn without_a_lock_file_whoever_cannot_be_checked_may_hold_it() {
-        let unknown = |claim| state_of(KernelLock::NoFile, claim).0;
-        assert!(unknown(Claim::Unreadable("why".into())).starts_with("unknown (there is no lock file, but a sidecar"));
-        assert!(unknown(recorded(Writer::OutOfSight)).starts_with("unknown (there is no lock file, and pid 7"));
-        let free = "free (lock file present but not held)";
-        assert_eq!(state_of(KernelLock::NotHeld, Claim::Unreadable("why".into())).0, free);
-        assert_eq!(state_of(KernelLock::NotHeld, recorded(Writer::OutOfSight)).0, free);
+    fn without_a_lock_file_whoever_cannot_be_inspected_may_hold_it() {
+        for claim in every_claim().into_iter().skip(2) {
+            let mut facts = facts(KernelLock::NoFile, claim);
+            facts.holders_complete = false;
+            assert!(matches!(judge(&facts).state, LockState::Unknown(_)), "{:?}", facts.claim);
+        }
+        for claim in [Claim::Unreadable("why".into()), recorded(Writer::OutOfSight)] {
+            assert_eq!(state_of(KernelLock::NotHeld, claim).0, "free (lock file present but not held)");
+        }
     }
 
     #[test]

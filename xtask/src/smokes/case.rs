@@ -22,9 +22,9 @@ pub(crate) struct Case {
     pub(crate) env: BTreeMap<String, Text>,
     /// How long it may take, as in `500ms`; else [`USUAL_TIMEOUT`].
     timeout: Option<Text>,
-    /// It makes sense only where all processes can be seen: not in a container.
+    /// It makes sense only where every process can be inspected: as root, and not in a container.
     #[serde(default)]
-    pub(crate) host_only: bool,
+    pub(crate) sees_all: bool,
     /// Why the shell originals are known to fail it.
     pub(crate) original: Option<String>,
     #[serde(default)]
@@ -92,6 +92,8 @@ pub(crate) struct HeldPlan {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Loss {
     Deleted,
+    /// Its sidecar too.
+    AllDeleted,
     Moved,
     /// Deleted, and made anew.
     Replaced,

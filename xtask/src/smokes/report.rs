@@ -47,7 +47,7 @@ impl<'a> Reporter<'a> {
             blessed: 0,
             running: BTreeSet::new(),
             times: Vec::new(),
-            is_watched: !env.ci && output::is_watched(),
+            is_watched: output::is_watched(env),
             github: env.github.as_ref(),
         }
     }

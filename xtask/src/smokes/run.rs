@@ -3,7 +3,7 @@
 use crate::child::{self, Cancel, End, Finished};
 use crate::env::Env;
 use crate::flags::Via;
-use crate::lock;
+use crate::lock::{self, path::sidecar_path};
 use crate::smokes::bless::blessed;
 use crate::smokes::case::{Case, Expect, Loss};
 use crate::smokes::check::{check_text, indented};
@@ -60,8 +60,8 @@ pub(crate) struct Observed {
 /// Why a smoke cannot run here, if it cannot.
 pub(crate) fn reason_to_skip(smoke: &Smoke, env: &Env, include_container: bool) -> Option<String> {
     let Kind::Case(case, _) = &smoke.kind else { return script::reason_to_skip(smoke, env, include_container) };
-    if case.host_only && !lock::sees_every_process() {
-        return Some("in a container not all processes are seen".to_owned());
+    if case.sees_all && !(lock::sees_every_process() && rustix::process::geteuid().is_root()) {
+        return Some("only root outside containers can inspect every process".to_owned());
     }
     let missing = case.held()?.by.needs().iter().find(|program| env.program(program).is_none())?;
     Some(format!("no `{missing}` on PATH"))
@@ -227,6 +227,7 @@ fn start_holder(case: &Case, setup: &Setup, stage: &mut Stage, cookie: &str) -> 
 fn lose(lock: &Path, loss: Loss) -> io::Result<()> {
     match loss {
         Loss::Deleted => fs::remove_file(lock),
+        Loss::AllDeleted => fs::remove_file(lock).and_then(|()| fs::remove_file(sidecar_path(lock))),
         Loss::Moved => fs::rename(lock, lock.with_extension("lock.old")),
         Loss::Replaced => fs::remove_file(lock).and_then(|()| fs::write(lock, "")),
     }
