@@ -39,9 +39,8 @@ pub(crate) struct Env {
     pub(crate) home: Option<PathBuf>,
     /// `PATH`, for finding programs.
     pub(crate) search_path: OsString,
-    /// `CARGO_HOME` and `RUSTUP_HOME`, for scripts that call cargo with another `HOME`.
-    pub(crate) cargo_home: Option<OsString>,
-    pub(crate) rustup_home: Option<OsString>,
+    /// What cargo finds its things by, for scripts that call it with another `HOME`.
+    pub(crate) toolchain: Vec<(&'static str, OsString)>,
     /// `GITHUB_ACTIONS=true`, and `GITHUB_STEP_SUMMARY`.
     pub(crate) github: Option<GitHub>,
     /// `TERM=dumb`: a terminal on which lines cannot replace themselves.
@@ -71,8 +70,7 @@ impl Env {
             scrape_lock_file: path("DCE_SCRAPE_LOCK_FILE"),
             skip_scrape_lock: value("DCE_SKIP_SCRAPE_LOCK").is_some_and(|value| value == "1"),
             search_path: value("PATH").unwrap_or_default(),
-            cargo_home: value("CARGO_HOME"),
-            rustup_home: value("RUSTUP_HOME"),
+            toolchain: toolchain(),
             github: value("GITHUB_ACTIONS")
                 .filter(|set| set == "true")
                 .map(|_| GitHub { summary: path("GITHUB_STEP_SUMMARY") }),
@@ -98,6 +96,14 @@ impl Env {
 pub(crate) fn built_in() -> &'static Path {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.parent().unwrap_or(package)
+}
+
+fn toolchain() -> Vec<(&'static str, OsString)> {
+    let in_home = |folder: &str| path("HOME").map(|home| home.join(folder).into_os_string());
+    let usual = [("CARGO_HOME", in_home(".cargo")), ("RUSTUP_HOME", in_home(".rustup"))];
+    let others = ["RUSTUP_TOOLCHAIN", "CARGO_TARGET_DIR"].map(|name| (name, None));
+    let all = usual.into_iter().chain(others);
+    all.filter_map(|(name, usual)| Some((name, value(name).or(usual)?))).collect()
 }
 
 fn has_more_than_blanks(value: &OsString) -> bool {

@@ -57,7 +57,11 @@ impl Smoke {
 impl flags::Smokes {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
         let scripts = env::built_in().join("scripts/tests");
-        let smokes = discover::chosen(discover::discover(&folder(), &scripts)?, &self.filters)?;
+        let mut smokes = discover::chosen(discover::discover(&folder(), &scripts)?, &self.filters)?;
+        if self.bin.is_some() {
+            // Scripts run what they run.
+            smokes.retain(|smoke| matches!(smoke.kind, Kind::Case(..)));
+        }
         if self.list {
             output::print(&list(&smokes, self.format, env, self.include_container)?)?;
             return Ok(Verdict::Yes);

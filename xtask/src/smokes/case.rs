@@ -25,6 +25,9 @@ pub(crate) struct Case {
     /// It makes sense only where every process can be inspected: as root, and not in a container.
     #[serde(default)]
     pub(crate) sees_all: bool,
+    /// It needs a `PATH` with nothing but the stage's programs, which scripts cannot do with.
+    #[serde(default)]
+    pub(crate) bare_path: bool,
     /// Why the shell originals are known to fail it.
     pub(crate) original: Option<String>,
     #[serde(default)]

@@ -12,7 +12,6 @@ use crate::smokes::stage::{Snapshot, Stage};
 use crate::smokes::stray::{COOKIE, end_all, strays};
 use crate::smokes::{Kind, Smoke, script};
 use anyhow::Context;
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -84,7 +83,7 @@ fn run_case(smoke: &Smoke, case: &Case, text: &str, setup: &Setup) -> anyhow::Re
     let cookie = stage.root.to_string_lossy().into_owned();
     let holder = start_holder(case, setup, &mut stage, &cookie)?;
     let Some(mut command) = program(case, setup, &stage)? else {
-        return Ok(Outcome::Skipped("the shell originals have no such command".to_owned()));
+        return Ok(Outcome::Skipped("there is no script for it, or it needs a bare PATH".to_owned()));
     };
     command.env(COOKIE, &cookie);
     let before = stage.snapshot()?;
@@ -95,7 +94,8 @@ fn run_case(smoke: &Smoke, case: &Case, text: &str, setup: &Setup) -> anyhow::Re
         end_all(&cookie);
         return Ok(Outcome::Cancelled);
     }
-    let mut problems = wrong_with(case, &finished, &stage)?;
+    let are_originals = setup.via == Via::Scripts && !has_our_scripts(setup.env);
+    let mut problems = wrong_with(case, &finished, &stage, are_originals)?;
     let observed = Observed::of(finished);
     problems.extend(changes);
     problems.extend(strays(&cookie));
@@ -112,7 +112,7 @@ fn run_case(smoke: &Smoke, case: &Case, text: &str, setup: &Setup) -> anyhow::Re
         problems.push(format!("the stage is kept: {}", stage.keep().display()));
     }
     match &case.original {
-        Some(why) if setup.via == Via::Scripts && !has_our_scripts(setup.env) => Ok(Outcome::Known(why.clone())),
+        Some(why) if are_originals => Ok(Outcome::Known(why.clone())),
         _ => Ok(Outcome::Failed(problems)),
     }
 }
@@ -129,13 +129,14 @@ fn program(case: &Case, setup: &Setup, stage: &Stage) -> anyhow::Result<Option<C
             command
         }
         Via::Scripts => {
-            let Some(script) = args.first().and_then(|name| original(name)) else { return Ok(None) };
+            let script = args.first().and_then(|name| original(name)).filter(|_| !case.bare_path);
+            let Some(script) = script else { return Ok(None) };
             let mut command = child::command("bash");
             command.arg(setup.env.repo_root.join("scripts").join(script)).args(&args[1..]).env_clear();
             let mut path = in_stage("bin").into_os_string();
             path.push(":");
             path.push(&setup.env.search_path);
-            command.env("PATH", path).envs(toolchain(setup.env));
+            command.env("PATH", path).envs(setup.env.toolchain.iter().cloned());
             command
         }
     };
@@ -162,20 +163,14 @@ fn has_our_scripts(env: &Env) -> bool {
     env.repo_root.join("scripts/xtask.sh").exists()
 }
 
-/// Where cargo finds its things when `HOME` is another.
-pub(crate) fn toolchain(env: &Env) -> impl Iterator<Item = (&'static str, OsString)> {
-    let in_home = |name: &str| env.home.as_ref().map(|home| home.join(name).into_os_string());
-    let cargo = env.cargo_home.clone().or_else(|| in_home(".cargo"));
-    let rustup = env.rustup_home.clone().or_else(|| in_home(".rustup"));
-    [("CARGO_HOME", cargo), ("RUSTUP_HOME", rustup)].into_iter().filter_map(|(name, value)| Some((name, value?)))
-}
-
-/// What is wrong with what came out.
-fn wrong_with(case: &Case, finished: &Finished, stage: &Stage) -> anyhow::Result<Vec<String>> {
+/// What is wrong with what came out. The originals have only the lines that are theirs.
+fn wrong_with(case: &Case, finished: &Finished, stage: &Stage, are_originals: bool) -> anyhow::Result<Vec<String>> {
     let Expect { exit, stdout, stderr, .. } = case.expect.get_ref();
     let mut problems: Vec<String> = wrong_end(finished.end, *exit.get_ref(), case).into_iter().collect();
     for (name, expect, output) in [("stdout", stdout, &finished.stdout), ("stderr", stderr, &finished.stderr)] {
-        problems.extend(check_text(name, &expect.filled(&stage.names)?, &String::from_utf8_lossy(output)));
+        let expect = expect.filled(&stage.names)?;
+        let expect = if are_originals { expect.without_additions() } else { expect };
+        problems.extend(check_text(name, &expect, &String::from_utf8_lossy(output)));
     }
     Ok(problems)
 }

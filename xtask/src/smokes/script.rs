@@ -4,7 +4,7 @@ use crate::child::{self, End};
 use crate::env::Env;
 use crate::smokes::Smoke;
 use crate::smokes::check::indented;
-use crate::smokes::run::{Outcome, Setup, toolchain};
+use crate::smokes::run::{Outcome, Setup};
 use crate::smokes::stray::{COOKIE, end_all, strays};
 use anyhow::Context;
 use std::os::unix::process::ExitStatusExt;
@@ -32,7 +32,11 @@ pub(crate) fn run(smoke: &Smoke, setup: &Setup) -> anyhow::Result<Outcome> {
     let cookie = root.to_string_lossy();
     let mut command = child::command("bash");
     command.arg(&smoke.file).current_dir(&root).env_clear();
-    command.env("PATH", &setup.env.search_path).env("HOME", &root).env("TMPDIR", &root).envs(toolchain(setup.env));
+    command
+        .env("PATH", &setup.env.search_path)
+        .env("HOME", &root)
+        .env("TMPDIR", &root)
+        .envs(setup.env.toolchain.iter().cloned());
     command.envs([("LC_ALL", "C"), ("TZ", "UTC"), ("NO_COLOR", "1"), ("DCE_MIN_FREE_MB", "0")]);
     command.env("DCE_REPO_ROOT", &setup.env.repo_root).env(COOKIE, &*cookie);
     let finished = child::run(&mut command, TIMEOUT, Some(setup.cancel)).context("cannot start bash")?;

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "all of it is tests")]
 #![allow(clippy::disallowed_methods, reason = "tests drive programs as users do, in folders of their own")]
 
+mod mutants;
 mod places;
 mod stand;
 mod untouched;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let hidden_processes = || obstacle(MOUNTS, places::HIDE_PROCESSES);
     let other_user = || obstacle(&[], &format!("{} true", NOBODY.join(" ")));
     let strace = || obstacle(&[], "strace -o /dev/null true");
+    let flock = || obstacle(&[], "flock /dev/null true && bash -c true");
     let none = || None;
     let tests = vec![
         test("overlayfs", overlay, places::overlayfs),
@@ -53,6 +55,8 @@ fn main() -> ExitCode {
         test("shared_lock_that_stays", none, places::shared_lock),
         test("fcntl_lock", none, places::fcntl_lock),
         test("many_waiters", none, places::many_waiters),
+        test("every_mutant_is_caught", flock, mutants::every_mutant_is_caught),
+        test("the_wrapped_program_passes", flock, mutants::the_wrapped_program_passes),
         test("reader_that_went_away", none, untouched::reader_that_went_away),
         test("full_disk_behind_standard_output", none, untouched::full_output),
         test("no_system_call_takes_or_changes_anything", strace, untouched::system_calls),

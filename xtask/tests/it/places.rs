@@ -168,7 +168,7 @@ pub(crate) fn smokes_obstacle(wrapper: &[&str]) -> Option<String> {
 /// Runs the whole suite behind `wrapper`: newcomers are seldom root, and often in a container.
 pub(crate) fn smokes(wrapper: &[&str]) {
     let stand = Stand::new();
-    stand.script(wrapper, r#""$XTASK" smokes >"$ROOT/out" 2>&1 || { grep -A12 FAIL "$ROOT/out" >&2; exit 1; }"#);
+    stand.script(wrapper, r#""$XTASK" smokes 'lock-status-*' 'handoff-*' 'verify-ready-*' >"$ROOT/out" 2>&1 || { grep -A12 FAIL "$ROOT/out" >&2; exit 1; }"#);
 }
 
 pub(crate) fn shared_lock() {

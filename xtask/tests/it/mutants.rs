@@ -1,0 +1,72 @@
+//! The smokes' own test: programs that are wrong in one way each, and each must be caught.
+
+use crate::stand::{Stand, command};
+use std::io::Write;
+use std::process::Stdio;
+
+/// Name, and a shell script around the right program, `$X`. `filter SED` changes what it
+/// prints and keeps its exit code.
+const MUTANTS: [(&str, &str); 16] = [
+    ("always free", r#"filter 's/^state: .*/state: free (lock file present but not held)/'; exit 0"#),
+    ("always held", r#"filter 's/^state: .*/state: held (active scrape)/'; exit 1"#),
+    ("exit codes swapped", r#""$X" "$@"; case $? in 0) exit 1;; 1) exit 0;; *) exit 2;; esac"#),
+    ("unknown taken for free", r#""$X" "$@"; code=$?; [ $code = 2 ] && exit 0; exit $code"#),
+    ("held taken for unknown", r#""$X" "$@"; code=$?; [ $code = 1 ] && exit 2; exit $code"#),
+    ("override ignored", r#"unset DCE_SCRAPE_LOCK_FILE; exec "$X" "$@""#),
+    (
+        "empty override taken for one",
+        r#"[ "${DCE_SCRAPE_LOCK_FILE-x}" ] || export DCE_SCRAPE_LOCK_FILE=./; exec "$X" "$@""#,
+    ),
+    (
+        "sidecar trusted over the kernel",
+        r#"out=$("$X" "$@"); code=$?
+           case $out in *'state: held'*'(not running'*) echo "$out" | /bin/sed 's/^state: .*/state: stale/'; exit 0;; esac
+           [ -z "$out" ] || echo "$out"; exit $code"#,
+    ),
+    ("lock file created by a look", r#": >>archive/.dce-scrape.lock; exec "$X" "$@""#),
+    ("sidecar removed by a look", r#"/bin/rm -f archive/.dce-scrape.lock.meta; exec "$X" "$@""#),
+    ("holder line missing", "filter '/^holder:/d'"),
+    ("real holders missing", "filter '/^open in:/d'"),
+    ("escapes let through", r"filter 's/\\x1b/\x1b/g'"),
+    ("errors on standard output", r#"exec "$X" "$@" 2>&1"#),
+    ("called safe while held", "filter 's/^Handoff complete, but.*/Handoff complete. Safe to run:/'"),
+    ("a process left behind", r#"/usr/bin/setsid /bin/sleep 60 >/dev/null 2>&1 & exec "$X" "$@""#),
+];
+
+pub(crate) fn every_mutant_is_caught() {
+    let stand = Stand::new();
+    let escaped: Vec<&str> =
+        MUTANTS.iter().filter(|(_, script)| passes(&stand, script)).map(|(name, _)| *name).collect();
+    assert!(escaped.is_empty(), "no smoke catches these: {escaped:?}");
+}
+
+/// Else the mutants might be caught for the wrapping alone.
+pub(crate) fn the_wrapped_program_passes() {
+    assert!(passes(&Stand::new(), r#"exec "$X" "$@""#));
+    assert!(passes(&Stand::new(), "filter ''"));
+}
+
+/// Whether the smokes find nothing wrong with a program.
+fn passes(stand: &Stand, script: &str) -> bool {
+    let mutant = stand.at("mutant");
+    let text = format!(
+        "#!/bin/sh\nX='{}'\nfilter() {{ {}; }}\n{}\n",
+        stand.bin.display(),
+        r#"out=$("$X" $ARGS); code=$?; [ -z "$out" ] || printf '%s\n' "$out" | /bin/sed "$1"; [ "$2" ] || (exit $code)"#,
+        script
+    );
+    // `$@` is the function's own within it.
+    let text = text.replacen("\nfilter()", "\nARGS=$*\nfilter()", 1);
+    // By another process: see `Stand::new`.
+    let mut writer = command("sh");
+    writer.args(["-c", r#"cat >"$0"; chmod +x "$0""#]).arg(&mutant).stdin(Stdio::piped());
+    let mut writer = writer.spawn().unwrap();
+    writer.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(writer.wait().unwrap().success());
+    let output = command(&stand.bin).args(["smokes", "--fail-fast", "--bin"]).arg(&mutant).output().unwrap();
+    match output.status.code() {
+        Some(0) => true,
+        Some(1) => false,
+        _ => panic!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr)),
+    }
+}
