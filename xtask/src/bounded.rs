@@ -48,13 +48,20 @@ impl std::error::Error for ReadError {}
 
 /// The whole of a regular file that holds at most `limit` bytes.
 pub(crate) fn read(path: &Path, links: Links, limit: u64) -> Result<Vec<u8>, ReadError> {
-    let (bytes, cut) = read_start(path, links, limit)?;
+    let (bytes, cut) = start_of(open_regular(path, links)?, limit, |size| size > limit)?;
     if cut { Err(ReadError::TooLarge(limit)) } else { Ok(bytes) }
 }
 
 /// At most the first `limit` bytes of a regular file, and whether there was more.
 pub(crate) fn read_start(path: &Path, links: Links, limit: u64) -> Result<(Vec<u8>, bool), ReadError> {
-    let file = open_regular(path, links)?;
+    start_of(open_regular(path, links)?, limit, |_| false)
+}
+
+fn start_of(file: File, limit: u64, refuses: impl Fn(u64) -> bool) -> Result<(Vec<u8>, bool), ReadError> {
+    // Not even begun: most of it would be read for nothing.
+    if refuses(file.metadata().map_err(ReadError::Io)?.len()) {
+        return Err(ReadError::TooLarge(limit));
+    }
     let mut bytes = Vec::new();
     (&file).take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(ReadError::Io)?;
     let cut = bytes.len() as u64 > limit;
