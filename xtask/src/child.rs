@@ -265,6 +265,17 @@ pub(crate) fn wait_for(fds: &mut [PollFd], until: Instant) -> io::Result<bool> {
     }
 }
 
+/// Waits until one of `fds` has something, or is closed.
+pub(crate) fn wait_for_ever(fds: &mut [PollFd]) -> io::Result<()> {
+    loop {
+        match poll(fds, PollTimeout::NONE) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,8 @@
 //! An empty value is an unset one, as in the shell originals' `${NAME:-default}`.
 
 use nix::unistd::{AccessFlags, access};
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// GitHub Actions' way to show results, besides commands on standard output.
@@ -96,6 +97,13 @@ impl Env {
 pub(crate) fn built_in() -> &'static Path {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.parent().unwrap_or(package)
+}
+
+/// All of it as it came, `NAME=value` each, for the command of `lock-run`.
+pub(crate) fn all() -> Vec<CString> {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+    let entries = std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
+    entries.filter_map(|entry| CString::new(entry).ok()).collect()
 }
 
 fn toolchain() -> Vec<(&'static str, OsString)> {

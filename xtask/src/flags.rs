@@ -1,7 +1,10 @@
 //! The whole command line on one page; no logic.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
 
 /// Looks at the scrape lock and readies scrapes.
 ///
@@ -16,6 +19,7 @@ pub(crate) struct Xtask {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     LockStatus(LockStatus),
+    LockRun(LockRun),
     Handoff(Handoff),
     VerifyReady(VerifyReady),
     Smokes(Smokes),
@@ -33,6 +37,47 @@ pub(crate) struct LockStatus {
     /// How to print the answer
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     pub(crate) format: Format,
+    /// Wait until the lock is free, for at most this long (as in 90s or 2h); it is never taken
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) wait: Option<Wait>,
+    /// Remove the sidecar of a scrape that was killed, while holding the lock; never the lock file
+    #[arg(long, conflicts_with_all = ["wait", "format"])]
+    pub(crate) reclaim_stale: bool,
+}
+
+/// Run a command under the scrape lock, as the scrapes themselves take it.
+///
+/// Exits as the command does, with 128+N when signal N ended it; 1 when the lock is held; 2 when it cannot be taken.
+#[derive(Args)]
+pub(crate) struct LockRun {
+    /// The scrape config, JSON or TOML [default: $DCE_CONFIG_FILE, then config/scrape-targets.json in the repository]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) config: Option<PathBuf>,
+    /// Wait for the lock, for at most this long (as in 90s or 2h)
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) wait: Option<Wait>,
+    /// Exit with this when the lock is held
+    #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1)]
+    pub(crate) conflict_exit_code: u8,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// How long to wait.
+#[derive(Clone, Copy)]
+pub(crate) struct Wait {
+    /// None: as long as it takes.
+    pub(crate) limit: Option<Duration>,
+}
+
+impl FromStr for Wait {
+    type Err = humantime::DurationError;
+
+    fn from_str(text: &str) -> Result<Wait, Self::Err> {
+        let limit = (!text.is_empty()).then(|| humantime::parse_duration(text)).transpose()?;
+        Ok(Wait { limit })
+    }
 }
 
 /// Report everything to know before a scrape or a cron install: plan, disk, compose, token, archives, lock.

@@ -1,6 +1,7 @@
 //! Looking at the scrape lock. A library by rule: no command line, no environment,
 //! no printing.
 
+pub(crate) mod guard;
 mod holders;
 mod identity;
 mod kernel;

@@ -1,7 +1,9 @@
 //! `lock-status`: gather, judge, render.
 
 pub(crate) mod json;
+mod reclaim;
 mod text;
+mod wait;
 
 use crate::config::{ArchiveRoot, LockConfig, Source};
 use crate::env::Env;
@@ -25,7 +27,16 @@ impl flags::LockStatus {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
         let source = Source::read(self.config.as_deref(), env)?;
         let root = source.parse::<LockConfig>()?.archive_root(&source)?;
-        let report = LockReport::gather(&source.path, root.as_ref(), env)?;
+        let look = || LockReport::gather(&source.path, root.as_ref(), env);
+        let report = match self.wait {
+            Some(wait) => wait::until_free(wait, env, look)?,
+            None => look()?,
+        };
+        if self.reclaim_stale {
+            let (text, verdict) = report.reclaim(output::wants_colour(env))?;
+            output::print(&text)?;
+            return Ok(verdict);
+        }
         output::print(&match self.format {
             Format::Text => report.text(output::wants_colour(env)),
             Format::Json => output::json(&report.json())?,
@@ -34,12 +45,17 @@ impl flags::LockStatus {
     }
 }
 
+/// The lock that the config and the environment name, absolute.
+pub(crate) fn lock_of(root: Option<&ArchiveRoot>, env: &Env) -> anyhow::Result<PathBuf> {
+    let named = lock_path(env.scrape_lock_file.as_deref(), root.map(|root| &*root.path), &env.repo_root);
+    std::path::absolute(&named)
+        .with_context(|| format!("cannot make the lock path `{}` absolute", crate::text::path(&named)))
+}
+
 impl LockReport {
     /// Looks at the lock that the config and the environment name.
     pub(crate) fn gather(config: &Path, root: Option<&ArchiveRoot>, env: &Env) -> anyhow::Result<LockReport> {
-        let named = lock_path(env.scrape_lock_file.as_deref(), root.map(|root| &*root.path), &env.repo_root);
-        let lock = std::path::absolute(&named)
-            .with_context(|| format!("cannot make the lock path `{}` absolute", crate::text::path(&named)))?;
+        let lock = lock_of(root, env)?;
         let facts = lock::observe(&lock);
         let mut judgement = judge(&facts);
         if env.scrape_lock_file.is_none() && root.is_some_and(|root| root.has_literal_tilde) {

@@ -12,6 +12,7 @@ mod env;
 mod flags;
 mod handoff;
 mod lock;
+mod lock_run;
 mod lock_status;
 mod output;
 mod smokes;
@@ -50,6 +51,9 @@ fn main() -> ExitCode {
     };
     let env = env::Env::read();
     let answer = match flags.command {
+        flags::Command::LockRun(command) => {
+            return command.run(&env).unwrap_or_else(|error| output::error(&error).into());
+        }
         flags::Command::LockStatus(command) => command.run(&env),
         flags::Command::Handoff(command) => command.run(&env),
         flags::Command::VerifyReady(command) => command.run(&env),

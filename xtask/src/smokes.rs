@@ -69,12 +69,14 @@ impl flags::Smokes {
         if self.bless && env.ci {
             bail!("--bless is refused where CI is set\nhint: bless at home, look at the difference, commit it");
         }
-        let bin = program_under_test(self.bin, env)?;
+        let own = std::env::current_exe().context("cannot find this program's file")?;
+        let bin = self.bin.map_or_else(|| Ok(own.clone()), |bin| program_under_test(&bin, env))?;
         // What keeps every smoke from running is no failure of theirs.
         drop(tempfile::tempdir().context("cannot make folders for the stages; does TMPDIR name one?")?);
         let cancel = Cancel::on_signals()?;
         let setup = Setup {
             bin,
+            own,
             via: self.via,
             env,
             cancel: &cancel,
@@ -92,10 +94,9 @@ impl flags::Smokes {
     }
 }
 
-/// The program to test: another one, or this one.
-fn program_under_test(bin: Option<PathBuf>, env: &Env) -> anyhow::Result<PathBuf> {
-    let Some(bin) = bin else { return std::env::current_exe().context("cannot find this program's file") };
-    let shown = crate::text::path(&bin);
+/// Another program to test.
+fn program_under_test(bin: &Path, env: &Env) -> anyhow::Result<PathBuf> {
+    let shown = crate::text::path(bin);
     let found = bin.canonicalize().with_context(|| format!("cannot find the program to test, `{shown}`"))?;
     match env.program(&found.to_string_lossy()) {
         Some(_) => Ok(found),

@@ -13,10 +13,8 @@ const MOST_HOLDERS: usize = 20;
 impl LockReport {
     /// The whole section, its title first.
     pub(crate) fn text(&self, colour: bool) -> String {
-        let mut text = String::from("Scrape lock status\n==================\n");
+        let mut text = self.head();
         let mut line = |key: &str, value: &str| _ = writeln!(text, "{key}: {value}");
-        line("config", &path(&self.config));
-        line("lock", &path(&self.lock));
         line("state", &self.state_text(colour));
         if let Some(recorded) = self.facts.recorded()
             && self.facts.has_file
@@ -43,6 +41,23 @@ impl LockReport {
         }
         line("next", &self.judgement.next);
         text
+    }
+
+    /// The title, and what is looked at.
+    pub(crate) fn head(&self) -> String {
+        let (config, lock) = (path(&self.config), path(&self.lock));
+        format!("Scrape lock status\n==================\nconfig: {config}\nlock: {lock}\n")
+    }
+
+    /// What somebody waits for, in a line.
+    pub(crate) fn waiting_for(&self) -> String {
+        let holder = match (self.facts.recorded(), self.facts.holders.first()) {
+            (Some(recorded), _) if recorded.is_running() == Some(true) => format!(" by pid {}", recorded.pid),
+            (_, Some(holder)) => format!(" by pid {} {}", holder.pid, printable(holder.command.as_bytes())),
+            _ => String::new(),
+        };
+        let age = self.age().map(|age| format!(" for {}", in_words(age))).unwrap_or_default();
+        format!("waiting: held{holder}{age}: {}", path(&self.lock))
     }
 
     /// How long the lock has been held, by its holder's own account.

@@ -110,6 +110,8 @@ pub(crate) enum HolderKind {
     Flock,
     /// Bash with the lock on a descriptor of its own, and a sidecar.
     HostRunner,
+    /// This program itself, as `lock-run`.
+    LockRun,
 }
 
 /// What must come out.
@@ -124,6 +126,11 @@ pub(crate) struct Expect {
     /// The case may create, write and remove files on its stage.
     #[serde(default)]
     pub(crate) writes: bool,
+    /// Paths that must be there afterwards, and that must not.
+    #[serde(default)]
+    pub(crate) there: Vec<Text>,
+    #[serde(default)]
+    pub(crate) gone: Vec<Text>,
 }
 
 /// What a text must be. With nothing said, it must be empty.
@@ -151,7 +158,9 @@ impl Case {
     pub(crate) fn mistakes(&self) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
         let mut mistake = |text: &Text, what: String| mistakes.push(Mistake { span: text.span(), what });
-        for path in self.stage.paths().filter(|path| !stays_on_stage(path.get_ref())) {
+        let expect = self.expect.get_ref();
+        let paths = self.stage.paths().chain(&expect.there).chain(&expect.gone);
+        for path in paths.filter(|path| !stays_on_stage(path.get_ref())) {
             mistake(path, format!("`{}` does not stay on the stage", path.get_ref()));
         }
         for text in self.texts() {

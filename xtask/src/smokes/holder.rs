@@ -39,10 +39,11 @@ impl HolderKind {
         match self {
             HolderKind::Flock => &["flock"],
             HolderKind::HostRunner => &["bash", "flock"],
+            HolderKind::LockRun => &[],
         }
     }
 
-    fn command(self, lock: &Path) -> Command {
+    fn command(self, lock: &Path, bin: &Path) -> Command {
         match self {
             HolderKind::Flock => {
                 let mut command = child::command("flock");
@@ -54,6 +55,13 @@ impl HolderKind {
                 command.arg(programs().join("host-runner.sh")).arg(lock);
                 command
             }
+            HolderKind::LockRun => {
+                let mut command = child::command(bin);
+                // The lock comes from the environment; a config there must be.
+                command.args(["lock-run", "--config"]).arg(programs().join("empty.json")).arg("--");
+                command.arg(programs().join("flock.sh"));
+                command
+            }
         }
     }
 }
@@ -63,11 +71,17 @@ impl Holder {
     pub(crate) fn start(
         plan: &HeldPlan,
         lock: &Path,
+        bin: &Path,
         search_path: &OsStr,
         cookie: (&str, &str),
     ) -> anyhow::Result<Holder> {
-        let mut command = plan.by.command(lock);
-        command.env_clear().env("PATH", search_path).env("LC_ALL", "C").env(cookie.0, cookie.1);
+        let mut command = plan.by.command(lock, bin);
+        command
+            .env_clear()
+            .env("DCE_SCRAPE_LOCK_FILE", lock)
+            .env("PATH", search_path)
+            .env("LC_ALL", "C")
+            .env(cookie.0, cookie.1);
         let (output, writer) = std::io::pipe().context("cannot make a pipe")?;
         command.stdin(Stdio::piped()).stdout(writer.try_clone().context("cannot copy a pipe")?).stderr(writer);
         let mut group = Group::spawn(&mut command).context("cannot start the holder")?;

@@ -22,6 +22,8 @@ use std::process::Command;
 pub(crate) struct Setup<'a> {
     /// The program under test.
     pub(crate) bin: PathBuf,
+    /// This program: holders are real whatever is tested.
+    pub(crate) own: PathBuf,
     pub(crate) via: Via,
     pub(crate) env: &'a Env,
     pub(crate) cancel: &'a Cancel,
@@ -165,12 +167,20 @@ fn has_our_scripts(env: &Env) -> bool {
 
 /// What is wrong with what came out. The originals have only the lines that are theirs.
 fn wrong_with(case: &Case, finished: &Finished, stage: &Stage, are_originals: bool) -> anyhow::Result<Vec<String>> {
-    let Expect { exit, stdout, stderr, .. } = case.expect.get_ref();
+    let Expect { exit, stdout, stderr, there, gone, .. } = case.expect.get_ref();
     let mut problems: Vec<String> = wrong_end(finished.end, *exit.get_ref(), case).into_iter().collect();
     for (name, expect, output) in [("stdout", stdout, &finished.stdout), ("stderr", stderr, &finished.stderr)] {
         let expect = expect.filled(&stage.names)?;
         let expect = if are_originals { expect.without_additions() } else { expect };
         problems.extend(check_text(name, &expect, &String::from_utf8_lossy(output)));
+    }
+    for (paths, is_there) in [(there, true), (gone, false)] {
+        for name in paths {
+            if stage.path(name.get_ref())?.symlink_metadata().is_ok() != is_there {
+                let what = if is_there { "is not there" } else { "is still there" };
+                problems.push(format!("{} {what}", name.get_ref()));
+            }
+        }
     }
     Ok(problems)
 }
@@ -207,7 +217,7 @@ impl Observed {
 fn start_holder(case: &Case, setup: &Setup, stage: &mut Stage, cookie: &str) -> anyhow::Result<Option<Holder>> {
     let Some(plan) = case.held() else { return Ok(None) };
     let lock = stage.path_in_folder(plan.at.get_ref())?;
-    let holder = Holder::start(plan, &lock, &setup.env.search_path, (COOKIE, cookie))?;
+    let holder = Holder::start(plan, &lock, &setup.own, &setup.env.search_path, (COOKIE, cookie))?;
     stage.names.set("HOLDER_PID", holder.pid);
     stage.names.set("LEADER_PID", holder.leader_pid);
     if let Some(sidecar) = &plan.sidecar {

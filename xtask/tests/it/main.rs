@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "all of it is tests")]
 #![allow(clippy::disallowed_methods, reason = "tests drive programs as users do, in folders of their own")]
 
+mod acquiring;
 mod mutants;
 mod places;
 mod stand;
@@ -55,6 +56,12 @@ fn main() -> ExitCode {
         test("shared_lock_that_stays", none, places::shared_lock),
         test("fcntl_lock", none, places::fcntl_lock),
         test("many_waiters", none, places::many_waiters),
+        test("flock_and_lock_run_keep_each_other_out", flock, acquiring::flock_and_lock_run),
+        test("the_runners_reader_reads_our_sidecar", none, acquiring::sidecar_is_the_runners),
+        test("signals_reach_the_command", none, acquiring::signals),
+        test("waiting_ends_when_the_holder_does", flock, acquiring::waiting),
+        test("lock_run_waits_its_turn", flock, acquiring::lock_run_waits),
+        test("a_lock_that_cannot_be_taken", other_user, acquiring::cannot_be_taken),
         test("every_mutant_is_caught", flock, mutants::every_mutant_is_caught),
         test("the_wrapped_program_passes", flock, mutants::the_wrapped_program_passes),
         test("reader_that_went_away", none, untouched::reader_that_went_away),
