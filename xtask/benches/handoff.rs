@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints its figures and may give up")]
 #![allow(clippy::disallowed_methods, reason = "it starts and times programs as a user would")]
-#![allow(dead_code, reason = "not every benchmark uses all that they share")]
 
 mod common;
 

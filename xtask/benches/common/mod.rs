@@ -1,5 +1,7 @@
 //! What the benchmarks share.
 
+#![allow(dead_code, reason = "not every benchmark uses all of it")]
+
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;

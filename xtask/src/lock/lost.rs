@@ -60,7 +60,8 @@ pub(crate) fn search(lock: &Path, recorded: Option<i32>) -> LostSearch {
     let place = Place::of(lock);
     let today = stat_id(CWD, lock, AtFlags::empty()).ok();
     let pids = processes();
-    let is_hidden = recorded.is_some_and(|pid| !pids.contains(&pid));
+    // Or it has ended since it was seen to run.
+    let is_hidden = recorded.is_some_and(|pid| !pids.contains(&pid) && u64::try_from(pid).is_ok_and(proc::is_running));
     let mut search = LostSearch {
         holders: Vec::new(),
         // Pid 1 always runs: where it does not show, `/proc` is mounted with `hidepid` (proc(5)).
