@@ -153,10 +153,7 @@ pub(crate) fn observe(lock: &Path) -> LockFacts {
 
 /// Looks for a lock on a file that is not at the path any more.
 fn look_for_lost(lock: &Path, sighting: &mut Sighting, claim: &mut Claim) {
-    let recorded = match claim {
-        Claim::Recorded(Recorded { pid, writer: Writer::Running(_), .. }) => i32::try_from(*pid).ok(),
-        _ => None,
-    };
+    let recorded = lost::recorded_writer(claim);
     let found = lost::search(lock, recorded);
     if found.is_taken || !found.holders.is_empty() {
         let again = kernel::look(lock);

@@ -3,7 +3,7 @@
 pub(crate) mod json;
 mod reclaim;
 mod text;
-mod wait;
+pub(crate) mod wait;
 
 use crate::config::{ArchiveRoot, LockConfig, Source};
 use crate::env::Env;

@@ -4,8 +4,8 @@
 use crate::bounded::{irregular, plain};
 use crate::lock::identity::stat_id;
 use crate::lock::path::sidecar_path;
-use crate::lock::proc;
 use crate::lock::sidecar::{self, Found, RecordedPid};
+use crate::lock::{Claim, claim, lost, proc};
 use crate::text::path;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -21,13 +21,6 @@ use std::time::SystemTime;
 
 /// How often a lock file that is replaced while it is taken is opened afresh.
 const TRIES: usize = 5;
-
-/// Whether to wait for a lock that is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Patience {
-    None,
-    Endless,
-}
 
 /// Why the lock was not taken.
 #[derive(Debug)]
@@ -55,32 +48,31 @@ impl fmt::Display for Refusal {
 }
 
 impl Guard {
-    /// Takes the lock exclusively; makes its folder and file where they are missing.
-    pub(crate) fn acquire(lock: &Path, patience: Patience) -> Result<Guard, Refusal> {
+    /// Takes the lock exclusively, without waiting; makes its folder and file where they are
+    /// missing. Refused as well while somebody holds a lock file that was deleted, replaced or
+    /// moved aside: that scrape runs.
+    pub(crate) fn acquire(lock: &Path) -> Result<Guard, Refusal> {
         let folder = lock.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(folder).map_err(|error| failed("make the folder", folder, &error))?;
-        Guard::take(lock, OFlag::O_CREAT, patience)
+        let is_new = !lock.exists();
+        let guard = Guard::take(lock, OFlag::O_CREAT)?;
+        // Looked for only where there is a sign of it, as it costs a walk through all processes.
+        let has_sign = is_new || sidecar_path(lock).symlink_metadata().is_ok();
+        if has_sign && !lost::holders(lock).is_empty() { Err(Refusal::Held) } else { Ok(guard) }
     }
 
     /// Takes the lock of a file that is there.
     pub(crate) fn acquire_existing(lock: &Path) -> Result<Guard, Refusal> {
-        Guard::take(lock, OFlag::empty(), Patience::None)
+        Guard::take(lock, OFlag::empty())
     }
 
-    fn take(lock: &Path, more: OFlag, patience: Patience) -> Result<Guard, Refusal> {
-        let operation = match patience {
-            Patience::None => FlockOperation::NonBlockingLockExclusive,
-            Patience::Endless => FlockOperation::LockExclusive,
-        };
+    fn take(lock: &Path, more: OFlag) -> Result<Guard, Refusal> {
         for _ in 0..TRIES {
             let file = open_lock(lock, more)?;
-            loop {
-                match flock(&file, operation) {
-                    Ok(()) => break,
-                    Err(Errno::WOULDBLOCK) => return Err(Refusal::Held),
-                    Err(Errno::INTR) => {}
-                    Err(errno) => return Err(failed("lock", lock, &errno.into())),
-                }
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Err(Refusal::Held),
+                Err(errno) => return Err(failed("lock", lock, &errno.into())),
             }
             // Whoever replaced the file meanwhile may let others lock the new one.
             let ours = stat_id(&file, "", AtFlags::EMPTY_PATH).ok();
@@ -137,16 +129,17 @@ impl Guard {
         }
     }
 
-    /// Removes the sidecar of a scrape that was killed, if it still names `pid`.
-    pub(crate) fn reclaim(self, pid: u64) -> Result<PathBuf, Refusal> {
-        let changed = || Refusal::Failed("the sidecar changed while it was looked at; nothing was removed".to_owned());
-        let Found::Sidecar(sidecar) = sidecar::read(&self.lock) else { return Err(changed()) };
-        match sidecar.pid {
-            Some(RecordedPid::Usable(now)) if now == pid => {}
-            _ => return Err(changed()),
+    /// Removes the sidecar of a scrape that was killed, if it is still that of `pid` and `pid`
+    /// still does not run; None when it is gone already.
+    pub(crate) fn reclaim(self, pid: u64) -> Result<Option<PathBuf>, Refusal> {
+        match claim(sidecar::read(&self.lock)) {
+            Claim::None => Ok(None),
+            Claim::Recorded(now) if now.pid == pid && now.is_running() == Some(false) => {
+                self.remove_sidecar()?;
+                Ok(Some(sidecar_path(&self.lock)))
+            }
+            _ => Err(Refusal::Failed("the sidecar changed while it was looked at; nothing was removed".to_owned())),
         }
-        self.remove_sidecar()?;
-        Ok(sidecar_path(&self.lock))
     }
 
     fn remove_sidecar(&self) -> Result<(), Refusal> {
@@ -184,8 +177,8 @@ mod tests {
     fn a_taken_lock_is_refused_and_its_sidecar_goes_with_it() {
         let folder = tempfile::tempdir().unwrap();
         let lock = folder.path().join("new/folder/lock");
-        let guard = Guard::acquire(&lock, Patience::None).unwrap();
-        assert!(matches!(Guard::acquire(&lock, Patience::None), Err(Refusal::Held)));
+        let guard = Guard::acquire(&lock).unwrap();
+        assert!(matches!(Guard::acquire(&lock), Err(Refusal::Held)));
         std::os::unix::fs::symlink("/nonexistent", folder.path().join("new/folder/lock.meta.new")).unwrap();
         guard.record("a b").unwrap();
         let Found::Sidecar(sidecar) = sidecar::read(&lock) else { panic!("no sidecar") };
@@ -200,7 +193,7 @@ mod tests {
     fn another_ones_sidecar_is_left() {
         let folder = tempfile::tempdir().unwrap();
         let lock = folder.path().join("lock");
-        let guard = Guard::acquire(&lock, Patience::None).unwrap();
+        let guard = Guard::acquire(&lock).unwrap();
         fs::write(sidecar_path(&lock), "pid=99999999\n").unwrap();
         guard.release().unwrap();
         assert!(sidecar_path(&lock).exists());
@@ -213,7 +206,7 @@ mod tests {
     #[test]
     fn what_is_no_file_is_not_opened() {
         let folder = tempfile::tempdir().unwrap();
-        let Err(Refusal::Failed(why)) = Guard::acquire(folder.path(), Patience::None) else { panic!("taken") };
+        let Err(Refusal::Failed(why)) = Guard::acquire(folder.path()) else { panic!("taken") };
         assert!(why.ends_with("is a folder, not a regular file"), "{why}");
     }
 }

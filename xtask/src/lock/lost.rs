@@ -6,7 +6,9 @@ use crate::lock::holders::{Holder, fdinfo, is_gone, numbers_in, processes};
 use crate::lock::identity::{StatId, stat_id};
 use crate::lock::path::sidecar_path;
 use crate::lock::proc;
+use crate::lock::sidecar;
 use crate::lock::table::{LockType, fdinfo_entries};
+use crate::lock::{Claim, Recorded, Writer, claim};
 use rustix::fs::{AtFlags, CWD, readlinkat};
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -52,6 +54,19 @@ enum Trace {
     Perhaps,
     /// The path of today's file.
     Here,
+}
+
+/// Who holds what was at `lock`, as far as can be seen.
+pub(crate) fn holders(lock: &Path) -> Vec<Holder> {
+    search(lock, recorded_writer(&claim(sidecar::read(lock)))).holders
+}
+
+/// The process that a sidecar names, when it runs and plausibly wrote it.
+pub(crate) fn recorded_writer(claim: &Claim) -> Option<i32> {
+    match claim {
+        Claim::Recorded(Recorded { pid, writer: Writer::Running(_), .. }) => i32::try_from(*pid).ok(),
+        _ => None,
+    }
 }
 
 /// Looks for flocks on what was at `lock`. `recorded` is the process that the sidecar

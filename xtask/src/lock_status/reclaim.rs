@@ -33,7 +33,9 @@ impl LockReport {
     fn reclaim_from(&self, pid: u64) -> anyhow::Result<(String, Verdict)> {
         // The lock is held until the sidecar is gone: no scrape can start in between.
         match Guard::acquire_existing(&self.lock).and_then(|guard| guard.reclaim(pid)) {
-            Ok(removed) => {
+            // Another reclaimer, or a scrape that came and went, was first.
+            Ok(None) => Ok((self.head() + "state: free (nothing to reclaim)\n", Verdict::Yes)),
+            Ok(Some(removed)) => {
                 let told = format!("removed stale lock meta: {}\nstate: free (stale lock reclaimed)\n", path(&removed));
                 Ok((self.head() + &told, Verdict::Yes))
             }

@@ -1,4 +1,5 @@
-//! `lock-status --wait`: until the lock is free, without ever taking it.
+//! Waiting for the lock: `lock-status --wait` without ever taking it, `lock-run --wait` to
+//! take it then.
 
 use crate::child::wait_for;
 use crate::env::Env;
@@ -20,21 +21,45 @@ pub(crate) fn until_free(
     env: &Env,
     look: impl Fn() -> anyhow::Result<LockReport>,
 ) -> anyhow::Result<LockReport> {
-    let until = wait.limit.and_then(|limit| Instant::now().checked_add(limit));
-    let is_watched = output::is_watched(env);
+    let waiting = Waiting::new(wait, env);
     loop {
         let report = look()?;
-        if report.judgement.state != LockState::Held || until.is_some_and(|until| Instant::now() >= until) {
-            if is_watched {
-                output::show_progress(None);
-            }
+        if report.judgement.state != LockState::Held || !waiting.goes_on_beside(&report)? {
+            waiting.ends();
             return Ok(report);
         }
-        if is_watched {
+    }
+}
+
+/// A wait, with a deadline and somebody who may watch it.
+pub(crate) struct Waiting {
+    until: Option<Instant>,
+    is_watched: bool,
+}
+
+impl Waiting {
+    pub(crate) fn new(wait: Wait, env: &Env) -> Waiting {
+        let until = wait.limit.and_then(|limit| Instant::now().checked_add(limit));
+        Waiting { until, is_watched: output::is_watched(env) }
+    }
+
+    /// Waits until a holder ends or it is time for another look; false when time is up.
+    pub(crate) fn goes_on_beside(&self, report: &LockReport) -> anyhow::Result<bool> {
+        if self.until.is_some_and(|until| Instant::now() >= until) {
+            return Ok(false);
+        }
+        if self.is_watched {
             output::show_progress(Some(&report.waiting_for()));
         }
         let next = Instant::now() + LOOK_EVERY;
-        until_one_ends(&holders(&report), until.map_or(next, |until| until.min(next)))?;
+        until_one_ends(&holders(report), self.until.map_or(next, |until| until.min(next)))?;
+        Ok(true)
+    }
+
+    pub(crate) fn ends(&self) {
+        if self.is_watched {
+            output::show_progress(None);
+        }
     }
 }
 

@@ -95,10 +95,8 @@ pub(crate) fn lock_run_waits() {
     let mut waiter = command(&stand.bin);
     waiter.arg("lock-run").arg("--config").arg(stand.at("scrape.json")).args(["--wait=20s", "--", "true"]);
     let mut waiter = waiter.spawn().unwrap();
-    let until = Instant::now() + Duration::from_secs(10);
-    while stand.ask().waiters == 0 {
-        assert!(Instant::now() < until, "it does not wait");
-    }
+    assert_eq!(stand.ask().state, "held");
+    assert_eq!(waiter.try_wait().unwrap(), None, "it does not wait");
     drop(holder.stdin.take());
     assert_eq!(waiter.wait().unwrap().code(), Some(0));
     holder.wait().unwrap();
