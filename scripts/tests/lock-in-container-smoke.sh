@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # A lock that is held on the host is seen held from inside a container, and a free one free.
 set -euo pipefail
-root=$(cd "$(dirname "$0")/../.." && pwd)
 image=${DCE_SMOKE_IMAGE:-debian:stable-slim}
 for engine in docker podman; do
     "$engine" info >/dev/null 2>&1 && break
@@ -16,9 +15,7 @@ stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 mkdir "$stage/archive"
 printf '{ "archive_root": "archive" }\n' >"$stage/scrape.json"
-cd "$root"
-program=$(cargo build --quiet --package xtask --message-format json | sed -n 's/.*"executable":"\([^"]*\/xtask\)".*/\1/p' | tail -1)
-cp "$program" "$stage/xtask"
+cp "${XTASK_BIN:?is set by cargo xtask smokes}" "$stage/xtask"
 
 ask() {
     out=$("$engine" run --rm --network none -v "$stage:/stage" -w /stage "$image" \

@@ -11,7 +11,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, PipeWriter, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -26,6 +26,9 @@ const GRACE: Duration = Duration::from_millis(300);
 /// How long the pipes of an ended child are still read: a child of its own may keep
 /// them open for ever.
 const DRAIN: Duration = Duration::from_millis(200);
+
+/// What a time that no clock can hold is taken for.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 /// How long a program may be open for writing: another thread's child inherits such a
 /// descriptor and has it until its exec (ETXTBSY, execve(2)).
@@ -74,6 +77,12 @@ impl Cancel {
         Ok(cancel)
     }
 
+    /// Waits until `fd` can be read or is closed; false when time is up or everything is to end.
+    pub(crate) fn wait_for(&self, fd: BorrowedFd, until: Instant) -> io::Result<bool> {
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN), PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        Ok(wait_for(&mut fds, until)? && !self.is_cancelled())
+    }
+
     /// Whether everything is to end.
     pub(crate) fn is_cancelled(&self) -> bool {
         wait_for(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], Instant::now()).is_ok_and(|ready| ready)
@@ -96,7 +105,8 @@ pub(crate) fn run(command: &mut Command, within: Duration, cancel: Option<&Cance
     let stdout = group.leader.stdout.take().map(OwnedFd::from);
     let stderr = group.leader.stderr.take().map(OwnedFd::from);
     let mut pipes = [Pipe::new(stdout)?, Pipe::new(stderr)?];
-    let forced = watch(&group, &mut pipes, Instant::now() + within, cancel)?;
+    let until = Instant::now().checked_add(within).unwrap_or_else(|| Instant::now() + LONGEST);
+    let forced = watch(&group, &mut pipes, until, cancel)?;
     let status = group.end()?;
     let [stdout, stderr] = pipes.map(|pipe| pipe.output);
     Ok(Finished { end: forced.unwrap_or(End::Exited(status)), stdout, stderr })

@@ -40,8 +40,6 @@ pub(crate) struct Env {
     pub(crate) home: Option<PathBuf>,
     /// `PATH`, for finding programs.
     pub(crate) search_path: OsString,
-    /// What cargo finds its things by, for scripts that call it with another `HOME`.
-    pub(crate) toolchain: Vec<(&'static str, OsString)>,
     /// `GITHUB_ACTIONS=true`, and `GITHUB_STEP_SUMMARY`.
     pub(crate) github: Option<GitHub>,
     /// `TERM=dumb`: a terminal on which lines cannot replace themselves.
@@ -71,7 +69,6 @@ impl Env {
             scrape_lock_file: path("DCE_SCRAPE_LOCK_FILE"),
             skip_scrape_lock: value("DCE_SKIP_SCRAPE_LOCK").is_some_and(|value| value == "1"),
             search_path: value("PATH").unwrap_or_default(),
-            toolchain: toolchain(),
             github: value("GITHUB_ACTIONS")
                 .filter(|set| set == "true")
                 .map(|_| GitHub { summary: path("GITHUB_STEP_SUMMARY") }),
@@ -104,14 +101,6 @@ pub(crate) fn all() -> Vec<CString> {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
     let entries = std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
     entries.filter_map(|entry| CString::new(entry).ok()).collect()
-}
-
-fn toolchain() -> Vec<(&'static str, OsString)> {
-    let in_home = |folder: &str| path("HOME").map(|home| home.join(folder).into_os_string());
-    let usual = [("CARGO_HOME", in_home(".cargo")), ("RUSTUP_HOME", in_home(".rustup"))];
-    let others = ["RUSTUP_TOOLCHAIN", "CARGO_TARGET_DIR"].map(|name| (name, None));
-    let all = usual.into_iter().chain(others);
-    all.filter_map(|(name, usual)| Some((name, value(name).or(usual)?))).collect()
 }
 
 fn has_more_than_blanks(value: &OsString) -> bool {

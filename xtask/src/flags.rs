@@ -133,7 +133,7 @@ pub(crate) struct Smokes {
     #[arg(long)]
     pub(crate) list: bool,
     /// How `--list` prints
-    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    #[arg(long, requires = "list", value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     pub(crate) format: Format,
     /// How many cases run at once [default: the number of processors]
     #[arg(long, value_name = "N")]
@@ -145,7 +145,7 @@ pub(crate) struct Smokes {
     #[arg(long)]
     pub(crate) keep: bool,
     /// Rewrite the expectations of cases that fail, in place
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["bin", "via"])]
     pub(crate) bless: bool,
     /// Also run the smokes that need a container engine
     #[arg(long)]

@@ -122,13 +122,24 @@ fn files(folder: &Path, ending: &str) -> anyhow::Result<Vec<PathBuf>> {
 
 /// Whether `name` is as `pattern` says: `*` is any part of it, `?` any one byte.
 fn glob(pattern: &[u8], name: &[u8]) -> bool {
-    match (pattern, name) {
-        ([], _) => name.is_empty(),
-        ([b'*', rest @ ..], _) => (0..=name.len()).any(|skipped| glob(rest, &name[skipped..])),
-        ([b'?', rest @ ..], [_, after @ ..]) => glob(rest, after),
-        ([first, rest @ ..], [same, after @ ..]) => first == same && glob(rest, after),
-        (_, []) => false,
+    let (mut p, mut n) = (0, 0);
+    // Where the last `*` stands, and how far it reaches: only that one is ever tried longer.
+    let mut last: Option<(usize, usize)> = None;
+    while n < name.len() {
+        match (pattern.get(p), last) {
+            (Some(b'*'), _) => {
+                last = Some((p, n));
+                p += 1;
+            }
+            (Some(&byte), _) if byte == b'?' || byte == name[n] => (p, n) = (p + 1, n + 1),
+            (_, Some((star, reach))) => {
+                last = Some((star, reach + 1));
+                (p, n) = (star + 1, reach + 1);
+            }
+            (_, None) => return false,
+        }
     }
+    pattern[p..].iter().all(|&byte| byte == b'*')
 }
 
 impl Mistake {
@@ -191,6 +202,7 @@ mod tests {
     fn globs_match_whole_names() {
         let is = |pattern: &str, name: &str| glob(pattern.as_bytes(), name.as_bytes());
         assert!(is("*", "") && is("a*c", "abc") && is("a?c", "abc") && is("*-held*", "lock-held") && is("abc", "abc"));
+        assert!(is("*a*b", "aaab") && !is(&format!("{}b", "*a".repeat(20)), &"a".repeat(60)));
         assert!(!is("a*", "ba") && !is("a?", "a") && !is("", "a") && !is("*d", "abc"));
     }
 }

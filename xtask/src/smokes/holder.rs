@@ -3,12 +3,13 @@
 //! A holder prints `READY PID` when it has the lock and ends when its standard input
 //! does: that is its lifeline, cut also when this program is killed.
 
-use crate::child::{self, Group, wait_for};
+use crate::child::{self, Cancel, Group, wait_for};
 use crate::smokes::case::{HeldPlan, HolderKind};
+use crate::smokes::run::Setup;
 use crate::smokes::stage::programs;
+use crate::smokes::stray::Marked;
 use anyhow::{Context, bail};
 use nix::poll::{PollFd, PollFlags};
-use std::ffi::OsStr;
 use std::io::{PipeReader, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -68,20 +69,10 @@ impl HolderKind {
 
 impl Holder {
     /// Starts a holder and waits until it has the lock.
-    pub(crate) fn start(
-        plan: &HeldPlan,
-        lock: &Path,
-        bin: &Path,
-        search_path: &OsStr,
-        cookie: (&str, &str),
-    ) -> anyhow::Result<Holder> {
-        let mut command = plan.by.command(lock, bin);
-        command
-            .env_clear()
-            .env("DCE_SCRAPE_LOCK_FILE", lock)
-            .env("PATH", search_path)
-            .env("LC_ALL", "C")
-            .env(cookie.0, cookie.1);
+    pub(crate) fn start(plan: &HeldPlan, lock: &Path, setup: &Setup, marked: &Marked) -> anyhow::Result<Holder> {
+        let mut command = plan.by.command(lock, &setup.own);
+        command.env_clear().env("DCE_SCRAPE_LOCK_FILE", lock);
+        command.env("PATH", &setup.env.search_path).env("LC_ALL", "C").envs([marked.cookie()]);
         let (output, writer) = std::io::pipe().context("cannot make a pipe")?;
         command.stdin(Stdio::piped()).stdout(writer.try_clone().context("cannot copy a pipe")?).stderr(writer);
         let mut group = Group::spawn(&mut command).context("cannot start the holder")?;
@@ -90,19 +81,19 @@ impl Holder {
         let leader_pid = group.leader().id();
         let lifeline = group.leader().stdin.take();
         let mut holder = Holder { group, lifeline, output, pid: 0, leader_pid };
-        holder.pid = holder.read_ready().context("the holder did not get the lock")?;
+        holder.pid = holder.read_ready(setup.cancel).context("the holder did not get the lock")?;
         if plan.orphaned {
             holder.group.orphan().context("cannot kill the holder's parent")?;
         }
         Ok(holder)
     }
 
-    fn read_ready(&mut self) -> anyhow::Result<u32> {
+    fn read_ready(&mut self, cancel: &Cancel) -> anyhow::Result<u32> {
         let until = Instant::now() + READY_WITHIN;
         let mut line = Vec::new();
         while !line.ends_with(b"\n") {
             let mut byte = [0];
-            if !self.can_read(until)? {
+            if !cancel.wait_for(self.output.as_fd(), until)? {
                 bail!("it was not ready within {READY_WITHIN:?}");
             }
             if self.output.read(&mut byte)? == 0 {

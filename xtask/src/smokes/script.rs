@@ -5,7 +5,7 @@ use crate::env::Env;
 use crate::smokes::Smoke;
 use crate::smokes::check::indented;
 use crate::smokes::run::{Outcome, Setup};
-use crate::smokes::stray::{COOKIE, end_all, strays};
+use crate::smokes::stray::Marked;
 use anyhow::Context;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
@@ -29,26 +29,23 @@ pub(crate) fn reason_to_skip(smoke: &Smoke, env: &Env, include_container: bool) 
 pub(crate) fn run(smoke: &Smoke, setup: &Setup) -> anyhow::Result<Outcome> {
     let folder = tempfile::Builder::new().prefix("xtask-smoke-").tempdir().context("cannot make a folder")?;
     let root = folder.path().canonicalize().context("cannot find the folder")?;
-    let cookie = root.to_string_lossy();
     let mut command = child::command("bash");
     command.arg(&smoke.file).current_dir(&root).env_clear();
-    command
-        .env("PATH", &setup.env.search_path)
-        .env("HOME", &root)
-        .env("TMPDIR", &root)
-        .envs(setup.env.toolchain.iter().cloned());
+    command.env("PATH", &setup.env.search_path).env("HOME", &root).env("TMPDIR", &root);
     command.envs([("LC_ALL", "C"), ("TZ", "UTC"), ("NO_COLOR", "1"), ("DCE_MIN_FREE_MB", "0")]);
-    command.env("DCE_REPO_ROOT", &setup.env.repo_root).env(COOKIE, &*cookie);
+    // Built already: to build over the program under test would pull it away under others.
+    command.env("DCE_REPO_ROOT", &setup.env.repo_root).env("XTASK_BIN", &setup.own);
+    let marked = Marked::mark(&mut command, &root);
     let finished = child::run(&mut command, TIMEOUT, Some(setup.cancel)).context("cannot start bash")?;
     let said = [&finished.stdout[..], &finished.stderr[..]].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let strays = marked.strays();
     let why_skipped = said[0].lines().next().and_then(|line| line.strip_prefix("SKIP:")).map(str::trim);
     let mut problems = match finished.end {
-        End::Cancelled => {
-            end_all(&cookie);
-            return Ok(Outcome::Cancelled);
-        }
+        End::Cancelled => return Ok(Outcome::Cancelled),
         End::TimedOut => vec![format!("it was ended after {} s", TIMEOUT.as_secs())],
-        End::Exited(status) if status.code() == Some(SKIPPED) || (status.success() && why_skipped.is_some()) => {
+        End::Exited(status)
+            if strays.is_empty() && (status.code() == Some(SKIPPED) || (status.success() && why_skipped.is_some())) =>
+        {
             return Ok(Outcome::Skipped(why_skipped.unwrap_or("exit code 77").to_owned()));
         }
         End::Exited(status) if status.success() => Vec::new(),
@@ -57,7 +54,7 @@ pub(crate) fn run(smoke: &Smoke, setup: &Setup) -> anyhow::Result<Outcome> {
             vec![format!("exit code is {}", status.code().map_or_else(signal, |code| code.to_string()))]
         }
     };
-    problems.extend(strays(&cookie));
+    problems.extend(strays);
     if problems.is_empty() {
         return Ok(Outcome::Passed);
     }

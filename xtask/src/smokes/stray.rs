@@ -10,10 +10,12 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Marks every process of a smoke; the value is its stage's path.
-pub(crate) const COOKIE: &str = "XTASK_SMOKE";
+const COOKIE: &str = "XTASK_SMOKE";
 
 /// An environment is not longer, in bytes: a third of the usual stack of 8 MiB (execve(2)).
 const LONGEST: u64 = 3 << 20;
@@ -21,25 +23,45 @@ const LONGEST: u64 = 3 << 20;
 /// How long a process may take to end after it has closed its output, as `cat` does first.
 const LEAVING: Duration = Duration::from_secs(1);
 
-/// Ends all processes with this cookie that do not leave by themselves, and tells of each.
-pub(crate) fn strays(cookie: &str) -> Vec<String> {
-    let until = Instant::now() + LEAVING;
-    let mut told = Vec::new();
-    for (pid, process) in marked(cookie) {
-        let has_left = wait_for(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], until).unwrap_or(false);
-        if !has_left {
-            let command = crate::lock::command(pid.as_raw_nonzero().get()).unwrap_or_default();
-            _ = pidfd_send_signal(&process, Signal::KILL);
-            told.push(format!("it left process {pid} ({}) behind, which was killed", printable(command.as_bytes())));
-        }
+/// The processes of one smoke. They are ended when this is dropped, at the latest.
+pub(crate) struct Marked(String);
+
+impl Marked {
+    /// Marks a command, and so all that it starts, by its stage.
+    pub(crate) fn mark(command: &mut Command, stage: &Path) -> Marked {
+        command.env(COOKIE, stage);
+        Marked(stage.to_string_lossy().into_owned())
     }
-    told
+
+    /// The mark itself, for commands that others start.
+    pub(crate) fn cookie(&self) -> (&'static str, &str) {
+        (COOKIE, &self.0)
+    }
+
+    /// Ends all processes that do not leave by themselves, and tells of each.
+    pub(crate) fn strays(&self) -> Vec<String> {
+        let until = Instant::now() + LEAVING;
+        let mut told = Vec::new();
+        for (pid, process) in marked(&self.0) {
+            let has_left = wait_for(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], until).unwrap_or(false);
+            if !has_left {
+                let command = crate::lock::command(pid.as_raw_nonzero().get()).unwrap_or_default();
+                _ = pidfd_send_signal(&process, Signal::KILL);
+                told.push(format!(
+                    "it left process {pid} ({}) behind, which was killed",
+                    printable(command.as_bytes())
+                ));
+            }
+        }
+        told
+    }
 }
 
-/// Ends all processes with this cookie at once.
-pub(crate) fn end_all(cookie: &str) {
-    for (_, process) in marked(cookie) {
-        _ = pidfd_send_signal(&process, Signal::KILL);
+impl Drop for Marked {
+    fn drop(&mut self) {
+        for (_, process) in marked(&self.0) {
+            _ = pidfd_send_signal(&process, Signal::KILL);
+        }
     }
 }
 

@@ -66,7 +66,8 @@ pub(crate) fn signals() {
         assert_eq!(holder.wait().unwrap().code(), Some(code), "{signal}");
         assert_eq!(stand.ask().state, "free");
     }
-    let mut holder = lock_run(&stand, UNTIL_END_OF_INPUT);
+    // Not one that reads its input: waiting for a child closes that.
+    let mut holder = lock_run(&stand, "echo READY; exec sleep 60");
     command("sh").args(["-c", &format!("kill -TERM {}", holder.id())]).status().unwrap();
     assert_eq!(holder.wait().unwrap().code(), Some(128 + 15));
 }
