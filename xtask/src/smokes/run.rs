@@ -86,9 +86,11 @@ pub(crate) fn run(smoke: &Smoke, setup: &Setup) -> Outcome {
 
 fn run_case(smoke: &Smoke, case: &Case, text: &str, setup: &Setup) -> anyhow::Result<Outcome> {
     let mut stage = Stage::set(&case.stage)?;
-    let Some(mut command) = program(setup, case)? else {
+    let Some(mut command) = program(setup, case) else {
         return Ok(Outcome::Skipped("there is no script for it, or it needs a bare PATH".to_owned()));
     };
+    // Nothing of the caller's environment may change what comes out.
+    command.env_clear();
     let marked = Marked::mark(&mut command, &stage.root);
     let holder = start_holder(case, setup, &mut stage, &marked)?;
     set_the_scene(&mut command, case, setup, &stage)?;
@@ -132,20 +134,20 @@ fn bless(smoke: &Smoke, case: &Case, text: &str, finished: &Finished, stage: &St
 }
 
 /// What the case's command line is given to; None when there is no script for it.
-fn program(setup: &Setup, case: &Case) -> anyhow::Result<Option<Command>> {
+fn program(setup: &Setup, case: &Case) -> Option<Command> {
     match setup.via {
-        Via::Program => Ok(Some(child::command(&setup.bin))),
+        Via::Program => Some(child::command(&setup.bin)),
         Via::Scripts => {
             let name = case.args.first().map(|name| &name.get_ref()[..]).unwrap_or_default();
-            let Some(script) = original(name).filter(|_| !case.bare_path) else { return Ok(None) };
+            let script = original(name).filter(|_| !case.bare_path)?;
             let mut command = child::command("bash");
             command.arg(setup.env.repo_root.join("scripts").join(script));
-            Ok(Some(command))
+            Some(command)
         }
     }
 }
 
-/// The case's arguments, in a clean environment.
+/// The case's arguments, and the little environment that it has.
 fn set_the_scene(command: &mut Command, case: &Case, setup: &Setup, stage: &Stage) -> anyhow::Result<()> {
     let is_script = setup.via == Via::Scripts;
     for arg in case.args.iter().skip(usize::from(is_script)) {

@@ -63,6 +63,7 @@ fn main() -> ExitCode {
         test("lock_run_waits_its_turn", flock, acquiring::lock_run_waits),
         test("a_lock_that_cannot_be_taken", other_user, acquiring::cannot_be_taken),
         test("every_mutant_is_caught", flock, mutants::every_mutant_is_caught),
+        test("the_callers_environment_does_not_leak", flock, mutants::the_callers_environment_does_not_leak),
         test("the_wrapped_program_passes", flock, mutants::the_wrapped_program_passes),
         test("reader_that_went_away", none, untouched::reader_that_went_away),
         test("full_disk_behind_standard_output", none, untouched::full_output),

@@ -46,6 +46,19 @@ pub(crate) fn the_wrapped_program_passes() {
     assert!(passes(&Stand::new(), "filter ''"));
 }
 
+/// Whatever the person has set who runs them.
+pub(crate) fn the_callers_environment_does_not_leak() {
+    let stand = Stand::new();
+    let mut smokes = command(&stand.bin);
+    smokes.args(["smokes", "lock-status-*", "lock-run*", "handoff-*"]);
+    for name in ["DCE_SCRAPE_LOCK_FILE", "DCE_CONFIG_FILE", "DCE_ENV_FILE", "DCE_COMPOSE_BIN", "DISCORD_TOKEN_FILE"] {
+        smokes.env(name, "/nonexistent/leaked");
+    }
+    smokes.env("DISCORD_TOKEN", "leaked").env("DCE_SKIP_SCRAPE_LOCK", "1").env("DCE_MIN_FREE_MB", "x");
+    let output = smokes.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
 /// Whether the smokes find nothing wrong with a program.
 fn passes(stand: &Stand, script: &str) -> bool {
     let mutant = stand.at("mutant");
