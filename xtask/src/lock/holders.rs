@@ -29,7 +29,7 @@ impl Holder {
 }
 
 /// What a look through all processes found.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Search {
     /// By pid.
     pub(crate) holders: Vec<Holder>,
@@ -39,12 +39,17 @@ pub(crate) struct Search {
 
 /// Looks for `file`'s lock among the descriptors of every process.
 pub(crate) fn search(file: &LockFile) -> Search {
-    let Ok((_, pids)) = numbers_in("/proc") else { return Search::default() };
+    search_for(|pid| has_lock(pid, file))
+}
+
+/// Asks of every process whether it has what is looked for.
+pub(crate) fn search_for(mut has_it: impl FnMut(i32) -> io::Result<bool>) -> Search {
+    let pids = processes();
     // Pid 1 always runs: where it does not show, `/proc` is mounted with `hidepid` (proc(5)).
     let shows_all = proc::sees_every_process() && pids.contains(&1);
     let mut search = Search { holders: Vec::new(), is_complete: shows_all };
     for pid in pids {
-        match has_lock(pid, file) {
+        match has_it(pid) {
             Ok(true) => search.holders.push(Holder::of(pid)),
             Ok(false) => {}
             Err(error) if is_gone(&error) => {}
@@ -61,7 +66,7 @@ pub(crate) fn processes() -> Vec<i32> {
 }
 
 /// Whether an error means that the process ended while it was looked at.
-pub(crate) fn is_gone(error: &io::Error) -> bool {
+fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ESRCH))
 }
 

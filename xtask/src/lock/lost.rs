@@ -2,7 +2,7 @@
 //! under its holder. The kernel says nothing of them at the path, and a scrape still runs.
 
 use crate::bounded::plain;
-use crate::lock::holders::{Holder, fdinfo, is_gone, numbers_in, processes};
+use crate::lock::holders::{Holder, fdinfo, numbers_in, search_for};
 use crate::lock::identity::{StatId, stat_id};
 use crate::lock::path::sidecar_path;
 use crate::lock::proc;
@@ -74,31 +74,21 @@ pub(crate) fn recorded_writer(claim: &Claim) -> Option<i32> {
 pub(crate) fn search(lock: &Path, recorded: Option<i32>) -> LostSearch {
     let place = Place::of(lock);
     let today = stat_id(CWD, lock, AtFlags::empty()).ok();
-    let pids = processes();
-    // Or it has ended since it was seen to run.
-    let is_hidden = recorded.is_some_and(|pid| !pids.contains(&pid) && u64::try_from(pid).is_ok_and(proc::is_running));
-    let mut search = LostSearch {
-        holders: Vec::new(),
-        // Pid 1 always runs: where it does not show, `/proc` is mounted with `hidepid` (proc(5)).
-        is_complete: proc::sees_every_process() && pids.contains(&1),
-        is_taken: false,
-        recorded_unreadable: is_hidden.then(|| "it is hidden".to_owned()),
-    };
-    for pid in pids {
-        match place.flock_of(pid, recorded == Some(pid), today) {
-            Ok(Some(Trace::Here)) => search.is_taken = true,
-            Ok(Some(_)) => search.holders.push(Holder::of(pid)),
-            Ok(None) => {}
-            Err(error) if is_gone(&error) => {}
-            Err(error) => {
-                search.is_complete = false;
-                search.recorded_unreadable =
-                    search.recorded_unreadable.or((recorded == Some(pid)).then(|| plain(&error)));
-            }
+    let mut is_taken = false;
+    let mut looked_at_recorded = None;
+    let search = search_for(|pid| {
+        let found = place.flock_of(pid, recorded == Some(pid), today);
+        if recorded == Some(pid) {
+            looked_at_recorded = Some(found.as_ref().err().map(plain));
         }
-    }
-    search.holders.sort_by_key(|holder| holder.pid);
-    search
+        is_taken |= matches!(found, Ok(Some(Trace::Here)));
+        Ok(found? == Some(Trace::Lost))
+    });
+    // It is hidden, or has ended since it was seen to run.
+    let still_runs = || recorded.is_some_and(|pid| u64::try_from(pid).is_ok_and(proc::is_running));
+    let recorded_unreadable =
+        looked_at_recorded.unwrap_or_else(|| Some("it is hidden".to_owned())).filter(|_| still_runs());
+    LostSearch { holders: search.holders, is_complete: search.is_complete, is_taken, recorded_unreadable }
 }
 
 impl Place {
