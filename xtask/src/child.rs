@@ -12,7 +12,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, PipeWriter, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -95,6 +95,12 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null());
     command
+}
+
+/// A status in words: its exit code, or the signal that ended it.
+pub(crate) fn code_or_signal(status: ExitStatus) -> String {
+    let signal = || format!("signal {}", status.signal().unwrap_or(0));
+    status.code().map_or_else(signal, |code| code.to_string())
 }
 
 /// Runs a command to its end, for at most `within`; then SIGTERM, [`GRACE`], SIGKILL

@@ -14,7 +14,6 @@ use crate::config::Source;
 use crate::config::targets::ScrapeConfig;
 use crate::env::Env;
 use crate::flags::{self, Format};
-use crate::lock::state::LockState;
 use crate::lock_status::LockReport;
 use crate::{Verdict, output};
 use anyhow::{anyhow, bail};
@@ -144,10 +143,10 @@ impl Handoff<'_> {
         if !self.ready.problems().is_empty() {
             return End::Failed;
         }
-        match self.lock.judgement.state {
-            LockState::FreeNoFile | LockState::FreeNotHeld | LockState::Stale(_) => End::Complete,
-            LockState::Held => End::Held,
-            LockState::Unknown(_) => End::LockUnknown,
+        match self.lock.verdict() {
+            Verdict::Yes => End::Complete,
+            Verdict::No => End::Held,
+            Verdict::Unknown => End::LockUnknown,
         }
     }
 }

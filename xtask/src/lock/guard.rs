@@ -99,10 +99,7 @@ impl Guard {
             _ = fs::remove_file(&temporary);
             failed("write the sidecar", &sidecar, &error)
         };
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
-            _ => {}
-        }
+        remove_if_there(Path::new(&temporary)).map_err(cannot)?;
         let mut options = File::options();
         let mut file = options.write(true).create_new(true).mode(0o644).open(&temporary).map_err(cannot)?;
         file.write_all(self.sidecar_text(cmd).as_bytes()).map_err(cannot)?;
@@ -144,12 +141,14 @@ impl Guard {
 
     fn remove_sidecar(&self) -> Result<(), Refusal> {
         let sidecar = sidecar_path(&self.lock);
-        match fs::remove_file(&sidecar) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(failed("remove the sidecar", &sidecar, &error))
-            }
-            _ => Ok(()),
-        }
+        remove_if_there(&sidecar).map_err(|error| failed("remove the sidecar", &sidecar, &error))
+    }
+}
+
+fn remove_if_there(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -15,11 +15,10 @@ pub(crate) fn blessed(file: &str, case: &Case, observed: &Observed, names: &Name
         changes.push((exit.span(), code.to_string()));
     }
     for (name, expect, text) in [("stdout", stdout, &observed.stdout), ("stderr", stderr, &observed.stderr)] {
-        let says_nothing = expect.is.is_none() && expect.has.is_empty() && expect.lacks.is_empty();
         if let Some(is) = &expect.is {
             let pattern = mended(&names.fill(is.get_ref())?, text);
             changes.push((is.span(), literal(&names.unfill(&pattern))));
-        } else if says_nothing && !text.is_empty() {
+        } else if expect.says_nothing() && !text.is_empty() {
             // Nothing was expected: it is said behind the exit code, in the same table.
             let end = exit.span().end;
             changes.push((end..end, format!("\n{name}.is = {}", literal(&names.unfill(text)))));

@@ -153,6 +153,13 @@ pub(crate) struct Mistake {
     pub(crate) what: String,
 }
 
+impl TextExpect {
+    /// Nothing is said of the text: it must be empty.
+    pub(crate) fn says_nothing(&self) -> bool {
+        self.is.is_none() && self.has.is_empty() && self.lacks.is_empty()
+    }
+}
+
 impl Case {
     /// What is wrong with a case that could be read.
     pub(crate) fn mistakes(&self) -> Vec<Mistake> {

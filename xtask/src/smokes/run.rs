@@ -15,7 +15,6 @@ use crate::smokes::{Kind, Smoke, script};
 use anyhow::Context;
 use std::fs;
 use std::io;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -208,11 +207,7 @@ fn wrong_with(case: &Case, finished: &Finished, stage: &Stage, are_originals: bo
 fn wrong_end(end: End, expected: i32, case: &Case) -> Option<String> {
     match end {
         End::Exited(status) if status.code() == Some(expected) => None,
-        End::Exited(status) => {
-            let signal = || format!("signal {}", status.signal().unwrap_or(0));
-            let got = status.code().map_or_else(signal, |code| code.to_string());
-            Some(format!("exit code is {got} instead of {expected}"))
-        }
+        End::Exited(status) => Some(format!("exit code is {} instead of {expected}", child::code_or_signal(status))),
         End::TimedOut => Some(format!("it was ended after {}", humantime::format_duration(case.timeout()))),
         End::Cancelled => None,
     }

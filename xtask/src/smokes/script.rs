@@ -7,10 +7,9 @@ use crate::smokes::check::indented;
 use crate::smokes::run::{Outcome, Setup};
 use crate::smokes::stray::Marked;
 use anyhow::Context;
-use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-/// A script may have to build the program first.
+/// A script runs the program many times, and may start containers.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The exit code that says "skipped", as in automake's test protocol.
@@ -49,10 +48,7 @@ pub(crate) fn run(smoke: &Smoke, setup: &Setup) -> anyhow::Result<Outcome> {
             return Ok(Outcome::Skipped(why_skipped.unwrap_or("exit code 77").to_owned()));
         }
         End::Exited(status) if status.success() => Vec::new(),
-        End::Exited(status) => {
-            let signal = || format!("signal {}", status.signal().unwrap_or(0));
-            vec![format!("exit code is {}", status.code().map_or_else(signal, |code| code.to_string()))]
-        }
+        End::Exited(status) => vec![format!("exit code is {}", child::code_or_signal(status))],
     };
     problems.extend(strays);
     if problems.is_empty() {
