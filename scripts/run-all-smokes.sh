@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
-# The old name of `cargo xtask smokes`. Flags: --include-container, and all the new ones.
+# The old name of `cargo xtask smokes`. Takes its options, among them --include-container.
 exec "$(dirname "$(readlink -f "$0")")/xtask.sh" smokes "$@"

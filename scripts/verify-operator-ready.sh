@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
-# The old name of `cargo xtask verify-ready`. Flags: --config PATH, --disk-only, and all the new ones.
+# The old name of `cargo xtask verify-ready`. Takes its options, among them --config PATH, --disk-only.
 exec "$(dirname "$(readlink -f "$0")")/xtask.sh" verify-ready "$@"

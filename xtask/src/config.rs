@@ -1,79 +1,68 @@
-//! The scrape config: JSON or TOML, parsed once, with errors that say where.
+//! The scrape config: JSON or TOML, parsed with errors that say where.
 
 pub(crate) mod targets;
 
-use crate::bounded::{self, Links};
-use crate::env::Env;
+use crate::sys::file::{self, Links};
 use crate::text;
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use std::cell::OnceCell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-/// A config of 10,000 targets is about 4 MB.
-const LARGEST: u64 = 64 << 20;
+/// Maximum size of a config; one of 10,000 targets takes about 4 MB.
+const CONFIG_MAX_BYTES: u64 = 8 << 20;
 
-/// A config file's text and where it stands.
+/// The text of a config file.
 pub(crate) struct Source {
     /// The path as the user gave it.
     pub(crate) path: PathBuf,
-    /// The folder that a relative `archive_root` starts from, absolute.
-    folder: PathBuf,
+    /// The folder of the real file, links resolved; None where there is none, as in a deleted file.
+    folder: OnceCell<Option<PathBuf>>,
     text: String,
 }
 
-/// The part of the config that decides which file is the lock. The rest may be
-/// absent or wrong: it is not looked at.
+/// The part of the config that decides which file is the lock. The rest may be missing or wrong.
 #[derive(Debug, Deserialize)]
 pub(crate) struct LockConfig {
     archive_root: Option<String>,
 }
 
-/// `archive_root` as written in the config and as a path.
+/// `archive_root`, resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ArchiveRoot {
     /// Absolute.
     pub(crate) path: PathBuf,
-    /// It starts with `~`, which nothing expands: it is a folder's name.
-    pub(crate) has_literal_tilde: bool,
+    written: String,
 }
 
 impl Source {
-    /// Reads the config that `--config`, `DCE_CONFIG_FILE` or the repository names.
-    pub(crate) fn read(given: Option<&Path>, env: &Env) -> anyhow::Result<Source> {
-        let path = given
-            .or(env.config_file.as_deref())
-            .map_or_else(|| env.repo_root.join("config/scrape-targets.json"), Path::to_path_buf);
-        let shown = text::path(&path);
-        let bytes = bounded::read(&path, Links::Follow, LARGEST).map_err(|cause| {
-            anyhow!(
-                "cannot read scrape config `{shown}`: {cause}\n\
-                 hint: name the config with --config PATH or DCE_CONFIG_FILE"
-            )
-        })?;
+    /// Reads a config file. `hint` is what to do if that fails.
+    pub(crate) fn read(path: &Path, hint: &str) -> anyhow::Result<Source> {
+        let shown = text::path(path);
+        let bytes = file::read(path, Links::Follow, CONFIG_MAX_BYTES)
+            .map_err(|cause| anyhow!("cannot read scrape config `{shown}`: {cause}\nhint: {hint}"))?;
         let text = String::from_utf8(bytes).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
             broken(&shown, Some(Position::of(error.as_bytes(), valid)), "this byte is not UTF-8 text")
         })?;
-        let absolute = std::path::absolute(&path).with_context(|| format!("cannot find the folder of `{shown}`"))?;
-        let folder = absolute.parent().unwrap_or(Path::new("/")).to_path_buf();
-        Ok(Source { path, folder, text })
+        Ok(Source { path: path.to_path_buf(), folder: OnceCell::new(), text })
     }
 
     #[cfg(test)]
     pub(crate) fn new(path: &Path, folder: &str, text: &str) -> Source {
-        Source { path: path.to_path_buf(), folder: folder.into(), text: text.to_owned() }
+        Source { path: path.to_path_buf(), folder: Some(folder.into()).into(), text: text.to_owned() }
     }
 
-    /// The config as `T`. The file's ending tells JSON from TOML; with neither,
-    /// what looks like an object is JSON.
+    /// Parses the config. The file's ending tells JSON from TOML; without one, JSON is tried first.
     pub(crate) fn parse<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
         let text = self.text.strip_prefix('\u{feff}').unwrap_or(&self.text);
         if text.trim().is_empty() {
-            // It would do as TOML; more likely somebody's write was cut off.
+            // It is valid TOML, but more likely a write that was cut off.
             return Err(broken(&text::path(&self.path), None, "it is empty"));
         }
         let ending = self.path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
@@ -106,28 +95,90 @@ impl Source {
         })
     }
 
-    /// The archive root that `written` names; absent, null and "" name none.
-    pub(crate) fn archive_root(&self, written: Option<&str>) -> anyhow::Result<Option<ArchiveRoot>> {
+    /// A path of the config, absolute: a relative one starts at the folder of the config's real file.
+    fn resolve(&self, written: &str) -> Option<PathBuf> {
+        if written.starts_with('/') {
+            return Some(written.into());
+        }
+        let folder = || Some(self.path.canonicalize().ok()?.parent()?.to_path_buf());
+        self.folder.get_or_init(folder).as_ref().map(|folder| folder.join(written))
+    }
+
+    /// The archive root; None when it is missing, null or "".
+    fn archive_root(&self, written: Option<&str>) -> anyhow::Result<Option<ArchiveRoot>> {
         let Some(written) = written.filter(|written| !written.is_empty()) else { return Ok(None) };
+        let shown = text::path(&self.path);
         if written.contains('\0') {
             bail!(
-                "archive_root in scrape config `{}` contains a NUL character\nhint: mend it; no path can hold one",
-                text::path(&self.path)
+                "archive_root in scrape config `{shown}` contains a NUL character\nhint: correct it; no path can have one"
             );
         }
-        let has_literal_tilde = written.starts_with('~');
-        Ok(Some(ArchiveRoot { path: self.folder.join(written), has_literal_tilde }))
+        let Some(path) = self.resolve(written) else {
+            bail!(
+                "archive_root in scrape config `{shown}` is relative, and the config is not in a folder that it could \
+                 start at\nhint: make archive_root absolute, or name the config's own path"
+            );
+        };
+        Ok(Some(ArchiveRoot { path, written: written.to_owned() }))
+    }
+
+    /// Keys that are nearly `archive_root`, or are it in the wrong place.
+    fn misplaced_archive_roots(&self) -> Vec<String> {
+        fn collect(value: &Value, parents: &str, found: &mut Vec<String>) {
+            match value {
+                Value::Object(object) => object.iter().for_each(|(key, value)| {
+                    let letters: String = key.chars().filter(char::is_ascii_alphabetic).collect();
+                    if letters.eq_ignore_ascii_case("archiveroot") && (key != "archive_root" || !parents.is_empty()) {
+                        found.push(format!("{parents}{key}"));
+                    }
+                    collect(value, &format!("{parents}{key}."), found);
+                }),
+                Value::Array(values) => values.iter().for_each(|value| collect(value, parents, found)),
+                _ => {}
+            }
+        }
+        let mut found = Vec::new();
+        if let Ok(whole) = self.parse::<serde_json::Map<String, Value>>() {
+            collect(&whole.into(), "", &mut found);
+        }
+        found
     }
 }
 
 impl LockConfig {
-    /// The archive root this config names, if any.
+    /// The archive root that this config names, if any.
+    ///
+    /// # Errors
+    /// It cannot be a path, or there is only a key that was probably meant to be it.
     pub(crate) fn archive_root(&self, source: &Source) -> anyhow::Result<Option<ArchiveRoot>> {
-        source.archive_root(self.archive_root.as_deref())
+        let root = source.archive_root(self.archive_root.as_deref())?;
+        if root.is_none()
+            && let Some(key) = source.misplaced_archive_roots().first()
+        {
+            bail!(
+                "scrape config `{}` has no archive_root, but it has `{}`\nhint: write archive_root, at the top level",
+                text::path(&source.path),
+                text::printable(key.as_bytes())
+            );
+        }
+        Ok(root)
     }
 }
 
-/// What is written as an object: serde takes a list for a struct, too, its fields in order.
+impl ArchiveRoot {
+    /// What is unusual about it.
+    pub(crate) fn notes(&self) -> Option<String> {
+        if self.written.starts_with('~') {
+            Some("archive_root starts with `~`, which is not expanded: it names a folder called `~`".to_owned())
+        } else if !self.written.starts_with('/') {
+            Some("archive_root is relative: it starts at the folder of the config".to_owned())
+        } else {
+            None
+        }
+    }
+}
+
+/// A struct written as an object: serde would also accept a list of its fields.
 pub(crate) struct Object<T>(pub(crate) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -148,7 +199,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// A place in a text, both from 1; columns are counted in characters.
+/// A position in a text: line and column, in characters, both from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) line: usize,
@@ -156,7 +207,7 @@ pub(crate) struct Position {
 }
 
 impl Position {
-    /// Where the byte at `offset` stands.
+    /// The position of the byte at `offset`.
     pub(crate) fn of(text: &[u8], offset: usize) -> Position {
         let before = &text[..offset.min(text.len())];
         let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
@@ -171,7 +222,7 @@ fn broken(shown: &str, position: Option<Position>, cause: &str) -> anyhow::Error
     let cause = text::printable(cause.trim_end().as_bytes());
     anyhow!(
         "cannot use scrape config `{shown}`{place}: {cause}\n\
-         hint: mend the config there and try again; no other lock was looked at in its place"
+         hint: correct the config and try again; no other lock was looked at instead"
     )
 }
 
@@ -206,6 +257,21 @@ mod tests {
         for text in ["{}", r#"{"archive_root": null}"#, r#"{"archive_root": ""}"#] {
             assert_eq!(root("c.json", text), Ok(None), "{text}");
         }
+    }
+
+    #[test]
+    fn keys_that_are_nearly_archive_root_are_refused() {
+        for text in [
+            r#"{"Archive_Root": "/a"}"#,
+            r#"{"archive-root": "/a"}"#,
+            r#"{"archiveRoot": "/a"}"#,
+            r#"{"defaults": {"archive_root": "/a"}}"#,
+            r#"{"archive_root": "", "targets": [{"archive_root": "/a"}]}"#,
+        ] {
+            let error = root("c.json", text).unwrap_err();
+            assert!(error.contains("has no archive_root, but it has `"), "{text}: {error}");
+        }
+        assert!(root("c.toml", "[scrape]\narchive_root = '/a'").unwrap_err().contains("`scrape.archive_root`"));
     }
 
     #[test]

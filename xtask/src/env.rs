@@ -1,34 +1,31 @@
-//! Every environment variable this program reads, read once.
+//! Every environment variable that this program reads, read once.
 //!
-//! An empty value is an unset one, as in the shell originals' `${NAME:-default}`.
+//! An empty value counts as unset, as in the shell originals' `${NAME:-default}`.
 
-use nix::unistd::{AccessFlags, access};
-use std::ffi::{CString, OsString};
-use std::os::unix::ffi::OsStrExt;
+use rustix::fs::{Access, access};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// GitHub Actions' way to show results, besides commands on standard output.
-pub(crate) struct GitHub {
-    /// The file that its job summary is made of.
-    pub(crate) summary: Option<PathBuf>,
-}
-
-/// How much must be free where `DCE_MIN_FREE_MB` says nothing, in MiB.
+/// Minimum free space where `DCE_MIN_FREE_MB` does not say otherwise, in MiB.
 const DEFAULT_MIN_FREE_MIB: u64 = 1024;
 
-/// What the environment says.
+/// The environment.
 pub(crate) struct Env {
-    /// `DCE_REPO_ROOT`, else the workspace this program was built in.
-    pub(crate) repo_root: PathBuf,
-    /// `DCE_CONFIG_FILE`: the scrape config when `--config` is not given.
+    /// `XTASK_WORKSPACE`: the checkout whose script was called.
+    pub(crate) called_workspace: Option<PathBuf>,
+    /// `CARGO_MANIFEST_DIR`: the package that cargo runs, which need not be this one.
+    pub(crate) cargo_package: Option<PathBuf>,
+    /// `DCE_REPO_ROOT`: the scraper's checkout.
+    pub(crate) repo_root: Option<PathBuf>,
+    /// `DCE_CONFIG_FILE`: the scrape config without `--config`.
     pub(crate) config_file: Option<PathBuf>,
     /// `DCE_SCRAPE_LOCK_FILE`: the lock's path, whatever the config says.
     pub(crate) scrape_lock_file: Option<PathBuf>,
     /// `DCE_SKIP_SCRAPE_LOCK=1`: scrapes started here take no lock.
     pub(crate) skip_scrape_lock: bool,
-    /// `DCE_ENV_FILE`, else `scrape.env` in the repository: where the token may be.
-    pub(crate) env_file: PathBuf,
-    /// `DCE_MIN_FREE_MB`, in MiB; 0 means no check. The text, when it is no number.
+    /// `DCE_ENV_FILE`: the file that sets the token.
+    pub(crate) env_file: Option<PathBuf>,
+    /// `DCE_MIN_FREE_MB`, in MiB; 0 means no check. The text itself when it is not a number.
     pub(crate) min_free_mib: Result<u64, OsString>,
     /// `DCE_COMPOSE_BIN`: the compose program, perhaps with arguments.
     pub(crate) compose_bin: Option<OsString>,
@@ -40,11 +37,11 @@ pub(crate) struct Env {
     pub(crate) home: Option<PathBuf>,
     /// `PATH`, for finding programs.
     pub(crate) search_path: OsString,
-    /// `GITHUB_ACTIONS=true`, and `GITHUB_STEP_SUMMARY`.
-    pub(crate) github: Option<GitHub>,
-    /// `TERM=dumb`: a terminal on which lines cannot replace themselves.
+    /// `GITHUB_ACTIONS=true`.
+    pub(crate) github: bool,
+    /// `TERM=dumb`: a terminal on which a line cannot replace itself.
     pub(crate) has_dumb_terminal: bool,
-    /// `CI`: nobody watches, so nothing may be silently left out.
+    /// `CI`: nobody is watching, so nothing may be left out silently.
     pub(crate) ci: bool,
     /// `NO_COLOR` unset and `TERM` not `dumb`: colour is welcome on a terminal.
     pub(crate) colour: bool,
@@ -53,36 +50,34 @@ pub(crate) struct Env {
 impl Env {
     /// Reads the process's environment.
     pub(crate) fn read() -> Env {
-        let repo_root = path("DCE_REPO_ROOT").unwrap_or_else(|| built_in().to_path_buf());
-        let has_dumb_terminal = value("TERM").is_some_and(|term| term == "dumb");
+        let is = |name: &str, value: &str| value_of(name).is_some_and(|set| set == value);
+        let has_dumb_terminal = is("TERM", "dumb");
         Env {
-            env_file: path("DCE_ENV_FILE").unwrap_or_else(|| repo_root.join("scrape.env")),
-            min_free_mib: value("DCE_MIN_FREE_MB").map_or(Ok(DEFAULT_MIN_FREE_MIB), |text| {
-                text.to_str().and_then(|text| text.trim().parse().ok()).ok_or(text)
-            }),
-            compose_bin: value("DCE_COMPOSE_BIN").filter(has_more_than_blanks),
-            has_token: value("DISCORD_TOKEN").is_some_and(|token| has_more_than_blanks(&token)),
-            token_file: path("DISCORD_TOKEN_FILE"),
-            home: path("HOME"),
-            repo_root,
+            called_workspace: path("XTASK_WORKSPACE"),
+            cargo_package: path("CARGO_MANIFEST_DIR"),
+            repo_root: path("DCE_REPO_ROOT"),
             config_file: path("DCE_CONFIG_FILE"),
             scrape_lock_file: path("DCE_SCRAPE_LOCK_FILE"),
-            skip_scrape_lock: value("DCE_SKIP_SCRAPE_LOCK").is_some_and(|value| value == "1"),
-            search_path: value("PATH").unwrap_or_default(),
-            github: value("GITHUB_ACTIONS")
-                .filter(|set| set == "true")
-                .map(|_| GitHub { summary: path("GITHUB_STEP_SUMMARY") }),
-            ci: value("CI").is_some(),
+            skip_scrape_lock: is("DCE_SKIP_SCRAPE_LOCK", "1"),
+            env_file: path("DCE_ENV_FILE"),
+            min_free_mib: value_of("DCE_MIN_FREE_MB").map_or(Ok(DEFAULT_MIN_FREE_MIB), |text| {
+                text.to_str().and_then(|text| text.trim().parse().ok()).ok_or(text)
+            }),
+            compose_bin: value_of("DCE_COMPOSE_BIN").filter(is_not_blank),
+            has_token: value_of("DISCORD_TOKEN").is_some_and(|token| is_not_blank(&token)),
+            token_file: path("DISCORD_TOKEN_FILE"),
+            home: path("HOME"),
+            search_path: value_of("PATH").unwrap_or_default(),
+            github: is("GITHUB_ACTIONS", "true"),
+            ci: value_of("CI").is_some(),
             has_dumb_terminal,
-            colour: value("NO_COLOR").is_none() && !has_dumb_terminal,
+            colour: value_of("NO_COLOR").is_none() && !has_dumb_terminal,
         }
     }
-}
 
-impl Env {
-    /// Where a program is: on `PATH`, or at the path that its name already is.
+    /// Finds a program on `PATH`, or at `name` itself when that has a slash.
     pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
-        let is_executable = |path: &PathBuf| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
+        let is_executable = |path: &PathBuf| path.is_file() && access(path, Access::EXEC_OK).is_ok();
         if name.contains('/') {
             return Some(PathBuf::from(name)).filter(is_executable);
         }
@@ -90,28 +85,54 @@ impl Env {
     }
 }
 
-/// The workspace this program was built in.
-pub(crate) fn built_in() -> &'static Path {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    package.parent().unwrap_or(package)
-}
-
-/// All of it as it came, `NAME=value` each, for the command of `lock-run`.
-pub(crate) fn all() -> Vec<CString> {
+/// The environment for the command of `lock-run`: the caller's, without what the scripts and cargo
+/// put into it to start this program.
+pub(crate) fn for_command() -> Vec<(OsString, OsString)> {
+    let is_under_cargo = value_of("CARGO_PKG_NAME").is_some_and(|name| name == env!("CARGO_PKG_NAME"));
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
-    let entries = std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
-    entries.filter_map(|entry| CString::new(entry).ok()).collect()
+    let caller = std::env::vars_os();
+    let kept = caller.filter(|(name, _)| match name.to_str() {
+        Some("XTASK_WORKSPACE") => false,
+        Some(name) => !is_under_cargo || !is_cargos(name),
+        None => true,
+    });
+    let own_libraries = |(name, value): (OsString, OsString)| match name.to_str() {
+        Some("LD_LIBRARY_PATH") if is_under_cargo => without_cargos_libraries(&value).map(|value| (name, value)),
+        _ => Some((name, value)),
+    };
+    kept.filter_map(own_libraries).collect()
 }
 
-fn has_more_than_blanks(value: &OsString) -> bool {
+/// Variables that `cargo run` sets (the Cargo book, "Environment Variables"). `CARGO_HOME` and the
+/// like configure cargo: they are the caller's.
+fn is_cargos(name: &str) -> bool {
+    matches!(name, "CARGO" | "CARGO_MANIFEST_DIR" | "CARGO_MANIFEST_LINKS" | "CARGO_MANIFEST_PATH")
+        || matches!(name, "CARGO_PRIMARY_PACKAGE" | "CARGO_TARGET_TMPDIR" | "RUST_RECURSION_COUNT")
+        || ["CARGO_PKG_", "CARGO_BIN_"].iter().any(|start| name.starts_with(start))
+}
+
+/// `LD_LIBRARY_PATH` without the folders that cargo and rustup put first: the target folder's and the toolchain's.
+fn without_cargos_libraries(value: &OsString) -> Option<OsString> {
+    let target = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
+    let is_callers = |folder: &PathBuf| {
+        let is_target = target.as_ref().is_some_and(|target| folder.starts_with(target));
+        let is_toolchain =
+            folder.components().any(|part| matches!(part.as_os_str().to_str(), Some("rustlib" | "toolchains")));
+        !is_target && !is_toolchain
+    };
+    let folders = std::env::split_paths(value).filter(is_callers);
+    std::env::join_paths(folders).ok().filter(|value| !value.is_empty())
+}
+
+fn is_not_blank(value: &OsString) -> bool {
     !value.as_encoded_bytes().trim_ascii().is_empty()
 }
 
 fn path(name: &str) -> Option<PathBuf> {
-    value(name).map(PathBuf::from)
+    value_of(name).map(PathBuf::from)
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
-fn value(name: &str) -> Option<OsString> {
+fn value_of(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }

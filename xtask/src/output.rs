@@ -1,18 +1,26 @@
-//! The one place that writes to the terminal, and the two decided cases there: a
-//! reader that has gone away changes nothing, any other failure is an error.
+//! The one place that writes to standard output and standard error. A reader that has gone away
+//! changes nothing; any other failure to write a report is an error.
 
-use crate::{Verdict, env::Env};
+use crate::env::Env;
+use crate::verdict::Verdict;
 use anyhow::Context;
+use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, IsTerminal, Write as _};
-use std::process::ExitCode;
+use std::io::{self, ErrorKind, IsTerminal, Stderr, Stdout, Write as _};
 
-/// A longer line would wrap on most terminals, and wrapped lines are not replaced.
-const WIDEST: usize = 78;
+/// Longer lines would wrap on most terminals, and a wrapped line cannot replace itself.
+const PROGRESS_MAX_CHARS: usize = 78;
+
+/// Whether a report is coloured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Paint {
+    Plain,
+    Colour,
+}
 
 /// Writes a whole report to standard output.
 pub(crate) fn print(report: &str) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = stdout().lock();
     match out.write_all(report.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to standard output"),
         _ => Ok(()),
@@ -27,46 +35,43 @@ pub(crate) fn error(error: &anyhow::Error) -> Verdict {
 
 /// Writes to standard error. When that fails there is nowhere left to say so.
 pub(crate) fn complain(text: &str) {
-    _ = io::stderr().lock().write_all(text.as_bytes());
+    _ = stderr().lock().write_all(text.as_bytes());
 }
 
-/// Prints what clap has to say: help to standard output, exit 0; misuse to
-/// standard error, exit 2.
-pub(crate) fn usage(said: &clap::Error) -> ExitCode {
-    if said.use_stderr() {
-        let text = said.to_string();
+/// Prints what clap has to say: requested help to standard output, the rest to standard error.
+pub(crate) fn usage(said: &clap::Error) -> Verdict {
+    let text = said.to_string();
+    if said.kind() == DisplayHelpOnMissingArgumentOrSubcommand {
+        complain(&text);
+    } else if said.use_stderr() {
         complain(&format!("ERROR: {}", crate::text::lines(text.strip_prefix("error: ").unwrap_or(&text))));
-        return Verdict::Unknown.into();
+    } else {
+        return print(&text).map_or_else(|cause| error(&cause), |()| Verdict::Yes);
     }
-    match print(&said.to_string()) {
-        Ok(()) => Verdict::Yes,
-        Err(cause) => error(&cause),
-    }
-    .into()
+    Verdict::Unknown
 }
 
-/// Whether standard output is a terminal that wants colour.
-pub(crate) fn wants_colour(env: &Env) -> bool {
-    env.colour && io::stdout().is_terminal()
+/// Colour for a terminal that wants it.
+pub(crate) fn paint(env: &Env) -> Paint {
+    if env.colour && stdout().is_terminal() { Paint::Colour } else { Paint::Plain }
 }
 
-/// Whether somebody watches what goes by on standard error.
+/// Whether standard error is a terminal, with a person in front of it.
 pub(crate) fn is_watched(env: &Env) -> bool {
-    !env.ci && !env.has_dumb_terminal && io::stderr().is_terminal()
+    !env.ci && !env.has_dumb_terminal && stderr().is_terminal()
 }
 
-/// One line that replaces itself, for who watches; None takes it away.
+/// Shows one line that replaces itself, on a terminal; None erases it.
 pub(crate) fn show_progress(line: Option<&str>) {
-    // To the line's start, and erase to its end (ECMA-48).
-    complain(&format!("\r\x1b[K{}", line.unwrap_or_default().chars().take(WIDEST).collect::<String>()));
+    // Back to the start of the line, and erase to its end (ECMA-48).
+    complain(&format!("\r\x1b[K{}", line.unwrap_or_default().chars().take(PROGRESS_MAX_CHARS).collect::<String>()));
 }
 
-/// A value as JSON in plain ASCII: a program reads the same text, and nothing in
-/// it can control a terminal.
+/// A value as JSON in plain ASCII: a program reads the same text, and nothing in it can control a terminal.
 pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<String> {
     let text = serde_json::to_string_pretty(value).context("cannot write JSON")?;
     let mut ascii = String::with_capacity(text.len() + 1);
-    // All that is not ASCII stands inside strings, where these escapes are allowed (RFC 8259, 7).
+    // Whatever is not ASCII is inside a string, where these escapes are allowed (RFC 8259, section 7).
     for c in text.chars() {
         if c.is_ascii() && c != '\x7f' {
             ascii.push(c);
@@ -78,6 +83,16 @@ pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<String> {
     }
     ascii.push('\n');
     Ok(ascii)
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that prints")]
+fn stdout() -> Stdout {
+    io::stdout()
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that prints")]
+fn stderr() -> Stderr {
+    io::stderr()
 }
 
 #[cfg(test)]

@@ -1,27 +1,29 @@
-//! `smokes`: the offline end-to-end suite. Smokes are chosen and run here; see
-//! `fixtures/smokes` for the cases, and `scripts/tests` for those that are scripts.
+//! `smokes`: the offline end-to-end suite. The cases are in `fixtures/smokes`, scripts in `scripts/tests`.
 
 mod bless;
 mod case;
-mod check;
 mod discover;
+mod expect;
 mod holder;
+mod leak;
+mod names;
 mod report;
-mod run;
+mod runner;
 mod script;
+mod smoke;
 mod stage;
-mod stray;
 
-use crate::child::Cancel;
-use crate::env::{self, Env};
-use crate::flags::{self, Format};
-use crate::{Verdict, output};
+use crate::cli::{self, Format};
+use crate::env::Env;
+use crate::output;
+use crate::sys::child::Cancel;
+use crate::target::{repo_root, workspace};
+use crate::text::path;
+use crate::verdict::Verdict;
 use anyhow::{Context, bail};
-use case::Case;
 use report::{Event, Reporter};
-use run::{Outcome, Setup};
+use smoke::{Containers, Kind, OnFailure, Outcome, Setup, Smoke};
 use std::collections::VecDeque;
-use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -29,64 +31,46 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 
-/// A smoke and its name, which is its file's without the ending.
-pub(crate) struct Smoke {
-    pub(crate) name: String,
-    pub(crate) file: PathBuf,
-    pub(crate) kind: Kind,
-}
-
-pub(crate) enum Kind {
-    /// A case, and its file's text.
-    Case(Box<Case>, String),
-    Script,
-}
-
-/// Where the cases are.
-pub(crate) fn folder() -> PathBuf {
-    env::built_in().join("fixtures/smokes")
-}
-
-impl Smoke {
-    fn new(file: PathBuf, ending: &str, kind: Kind) -> Smoke {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        Smoke { name: name.strip_suffix(ending).unwrap_or(&name).to_owned(), file, kind }
-    }
-}
-
-impl flags::Smokes {
+impl cli::Smokes {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
-        let scripts = env::built_in().join("scripts/tests");
-        let mut smokes = discover::chosen(discover::discover(&folder(), &scripts)?, &self.filters)?;
+        let workspace = workspace(env);
+        let found = discover::discover(&smoke::cases(&workspace), &workspace.join("scripts/tests"))?;
+        let mut smokes = discover::chosen(found, &self.filters)?;
         if self.bin.is_some() {
-            // Scripts run what they run.
+            // Scripts run another program.
             smokes.retain(|smoke| matches!(smoke.kind, Kind::Case(..)));
         }
+        let containers = if self.include_container { Containers::Included } else { Containers::Skipped };
         if self.list {
-            output::print(&list(&smokes, self.format, env, self.include_container)?)?;
+            output::print(&list(&smokes, self.format, env, containers)?)?;
             return Ok(Verdict::Yes);
         }
         if self.bless && env.ci {
             bail!("--bless is refused where CI is set\nhint: bless at home, look at the difference, commit it");
         }
         let own = std::env::current_exe().context("cannot find this program's file")?;
-        let bin = self.bin.map_or_else(|| Ok(own.clone()), |bin| program_under_test(&bin, env))?;
-        // What keeps every smoke from running is no failure of theirs.
-        drop(tempfile::tempdir().context("cannot make folders for the stages; does TMPDIR name one?")?);
-        let cancel = Cancel::on_signals()?;
+        // Without it no smoke can run, which is nobody's failure.
+        drop(tempfile::tempdir().context("cannot create folders for the stages: does TMPDIR name a folder?")?);
+        let cancel = Cancel::on_signals().context("cannot catch signals")?;
+        let mut reporter = Reporter::new(env, workspace.clone(), smokes.len());
         let setup = Setup {
-            bin,
+            bin: self.bin.as_ref().map_or_else(|| Ok(own.clone()), |bin| program_under_test(bin, env))?,
             own,
             via: self.via,
             env,
+            workspace,
+            repo_root: repo_root(env),
             cancel: &cancel,
-            include_container: self.include_container,
-            keep: self.keep,
-            bless: self.bless,
+            containers,
+            on_failure: match (self.bless, self.keep) {
+                (true, _) => OnFailure::Bless,
+                (false, true) => OnFailure::KeepStage,
+                (false, false) => OnFailure::RemoveStage,
+            },
         };
-        let jobs = self.jobs.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-        let mut reporter = Reporter::new(env, smokes.len());
-        run_all(&smokes, &setup, jobs, self.fail_fast, &mut reporter)?;
+        let processors = || std::thread::available_parallelism().map_or(1, |number| number.get());
+        let run = Run { setup, is_over: AtomicBool::new(false), fail_fast: self.fail_fast };
+        run.all(&smokes, self.jobs.map_or_else(processors, |jobs| jobs.0), &mut reporter)?;
         if cancel.is_cancelled() {
             bail!("interrupted; the holders were ended and the stages removed");
         }
@@ -96,15 +80,14 @@ impl flags::Smokes {
 
 /// Another program to test.
 fn program_under_test(bin: &Path, env: &Env) -> anyhow::Result<PathBuf> {
-    let shown = crate::text::path(bin);
-    let found = bin.canonicalize().with_context(|| format!("cannot find the program to test, `{shown}`"))?;
+    let found = bin.canonicalize().with_context(|| format!("cannot find the program to test, `{}`", path(bin)))?;
     match env.program(&found.to_string_lossy()) {
         Some(_) => Ok(found),
-        None => bail!("`{shown}` is no program that can be run\nhint: --bin names the program to test"),
+        None => bail!("`{}` is not an executable\nhint: --bin names the program to test", path(bin)),
     }
 }
 
-fn list(smokes: &[Smoke], format: Format, env: &Env, include_container: bool) -> anyhow::Result<String> {
+fn list(smokes: &[Smoke], format: Format, env: &Env, containers: Containers) -> anyhow::Result<String> {
     #[derive(serde::Serialize)]
     struct Listed<'a> {
         name: &'a str,
@@ -117,57 +100,60 @@ fn list(smokes: &[Smoke], format: Format, env: &Env, include_container: bool) ->
             let listed = smokes.iter().map(|smoke| Listed {
                 name: &smoke.name,
                 file: &smoke.file,
-                skip: run::reason_to_skip(smoke, env, include_container),
+                skip: runner::reason_to_skip(smoke, env, containers),
             });
             output::json(&listed.collect::<Vec<_>>())
         }
     }
 }
 
-/// Runs cases at once, and scripts one after the other beside them: those were written to
-/// be alone.
-fn run_all(
-    smokes: &[Smoke],
-    setup: &Setup,
-    jobs: usize,
+struct Run<'a> {
+    setup: Setup<'a>,
+    is_over: AtomicBool,
     fail_fast: bool,
-    reporter: &mut Reporter,
-) -> anyhow::Result<()> {
-    let (scripts, cases): (VecDeque<&Smoke>, VecDeque<&Smoke>) =
-        smokes.iter().partition(|smoke| matches!(smoke.kind, Kind::Script));
-    let queues = [Mutex::new(scripts), Mutex::new(cases)];
-    let script_turn = Mutex::new(());
-    let is_over = AtomicBool::new(false);
-    let (events, happened) = mpsc::channel();
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.min(smokes.len()) {
-            let events = events.clone();
-            let (queues, script_turn, is_over) = (&queues, &script_turn, &is_over);
-            scope.spawn(move || {
-                // Whoever comes first takes the scripts, which are the longest.
-                let turn = script_turn.try_lock();
-                for queue in &queues[usize::from(turn.is_err())..] {
-                    while !setup.cancel.is_cancelled() && !is_over.load(Ordering::Relaxed) {
-                        let Some(smoke) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) else { break };
-                        _ = events.send(Event::Started(&smoke.name));
-                        let ended = run_one(smoke, setup);
-                        if fail_fast && matches!(ended, Event::Ended { outcome: Outcome::Failed(_), .. }) {
-                            is_over.store(true, Ordering::Relaxed);
-                        }
-                        _ = events.send(ended);
-                    }
-                }
-            });
-        }
-        drop(events);
-        happened.into_iter().try_for_each(|event| reporter.tell(event))
-    })
 }
 
-fn run_one<'a>(smoke: &'a Smoke, setup: &Setup) -> Event<'a> {
-    let started = Instant::now();
-    // The case's stage and holder are dropped, and so gone, on the way out of a panic.
-    let outcome = catch_unwind(AssertUnwindSafe(|| run::run(smoke, setup)))
-        .unwrap_or_else(|_| Outcome::Failed(vec!["the runner itself panicked; see above".to_owned()]));
-    Event::Ended { smoke, outcome, took: started.elapsed() }
+impl Run<'_> {
+    /// Runs several cases at once, and beside them the scripts one by one: those expect to be alone.
+    fn all(&self, smokes: &[Smoke], jobs: usize, reporter: &mut Reporter) -> anyhow::Result<()> {
+        let (scripts, cases): (VecDeque<&Smoke>, VecDeque<&Smoke>) =
+            smokes.iter().partition(|smoke| matches!(smoke.kind, Kind::Script));
+        let queues = [Mutex::new(scripts), Mutex::new(cases)];
+        let script_turn = Mutex::new(());
+        let (events, happened) = mpsc::channel();
+        std::thread::scope(|scope| {
+            for _ in 0..jobs.min(smokes.len()) {
+                let events = events.clone();
+                let (queues, script_turn) = (&queues, &script_turn);
+                scope.spawn(move || {
+                    // The first to come takes the scripts, which take longest.
+                    let turn = script_turn.try_lock();
+                    for queue in &queues[usize::from(turn.is_err())..] {
+                        while let Some(smoke) = self.next(queue) {
+                            _ = events.send(Event::Started(&smoke.name));
+                            _ = events.send(self.one(smoke));
+                        }
+                    }
+                });
+            }
+            drop(events);
+            happened.into_iter().try_for_each(|event| reporter.report(event))
+        })
+    }
+
+    fn next<'s>(&self, queue: &Mutex<VecDeque<&'s Smoke>>) -> Option<&'s Smoke> {
+        let is_over = self.setup.cancel.is_cancelled() || self.is_over.load(Ordering::Relaxed);
+        queue.lock().ok().filter(|_| !is_over).and_then(|mut queue| queue.pop_front())
+    }
+
+    fn one<'s>(&self, smoke: &'s Smoke) -> Event<'s> {
+        let started = Instant::now();
+        // A panic drops the case's stage and holder on its way, so they are gone.
+        let outcome = catch_unwind(AssertUnwindSafe(|| runner::run(smoke, &self.setup)))
+            .unwrap_or_else(|_| Outcome::Failed(vec!["the runner itself panicked; see above".to_owned()]));
+        if self.fail_fast && matches!(outcome, Outcome::Failed(_)) {
+            self.is_over.store(true, Ordering::Relaxed);
+        }
+        Event::Ended { smoke, outcome, took: started.elapsed() }
+    }
 }

@@ -1,33 +1,56 @@
-//! Text that others wrote, made fit for a terminal.
+//! Text that somebody else wrote, made safe to print.
 
+use serde::{Serialize, Serializer};
+use std::fmt;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The longest piece of foreign text that is printed, in characters.
-pub(crate) const LONGEST: usize = 500;
+/// Maximum length of a piece of foreign text when printed.
+pub(crate) const FOREIGN_MAX_CHARS: usize = 500;
 
-/// Foreign bytes as one line of at most [`LONGEST`] characters: nothing in it
-/// moves a cursor, reorders a line or ends it, and no Discord token is shown.
+/// Text that somebody else wrote. It leaves this program only as [`printable`] makes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Foreign(pub(crate) Vec<u8>);
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&printable(&self.0))
+    }
+}
+
+impl Serialize for Foreign {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Serializes a path; what is not UTF-8 in it is replaced.
+pub(crate) fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
+}
+
+/// Foreign bytes as one line of at most [`FOREIGN_MAX_CHARS`]: nothing in it moves a cursor, reorders
+/// or ends the line, and no Discord token is shown.
 pub(crate) fn printable(bytes: &[u8]) -> String {
     let mut line = escaped(&without_tokens(bytes));
-    if let Some((cut, _)) = line.char_indices().nth(LONGEST) {
+    if let Some((cut, _)) = line.char_indices().nth(FOREIGN_MAX_CHARS) {
         line.truncate(cut);
     }
     line
 }
 
-/// A path, escaped but whole.
+/// A path, escaped but never cut.
 pub(crate) fn path(path: &Path) -> String {
     escaped(&without_tokens(path.as_os_str().as_bytes()))
 }
 
-/// Text of our own with foreign words in it, line by line.
+/// Text of our own with foreign words in it, escaped line by line.
 pub(crate) fn lines(text: &str) -> String {
     text.lines().map(|line| escaped(&without_tokens(line.as_bytes())) + "\n").collect()
 }
 
-/// Text as one word for a shell to read; escaped, but never cut.
+/// Text as one word for a shell, escaped but never cut.
 pub(crate) fn shell_word(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,=".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
@@ -36,8 +59,13 @@ pub(crate) fn shell_word(text: &str) -> String {
     escaped(format!("'{}'", text.replace('\'', r"'\''")).as_bytes())
 }
 
-/// Rows as a table: each column as wide as its widest cell and at least `widths`, the
-/// ones `right` aligned to the right, one blank between them; the last is as it is.
+/// Every line of `text` behind `indent`.
+pub(crate) fn indented(indent: &str, text: &str) -> String {
+    text.lines().fold(String::new(), |all, line| all + indent + line + "\n")
+}
+
+/// Rows as a table. Each column is as wide as its widest cell and at least `widths`; columns in
+/// `right` are aligned to the right; the last column is not padded.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]], widths: [usize; N], right: Range<usize>) -> String {
     let width = |column: usize| {
         let widest = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -81,16 +109,17 @@ fn escaped(bytes: &[u8]) -> String {
     line
 }
 
-/// C1 controls, line separators, invisible characters, and everything that turns
-/// the reading direction (Unicode UAX #9).
+/// Controls, line separators, invisible characters and tags, and everything that turns the reading
+/// direction (Unicode UAX #9).
 fn misleads(c: char) -> bool {
     c.is_control()
         || matches!(c,
-            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+            '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}'
+                | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A command line may carry a token as an argument; its shape gives it away: three
-/// dotted parts, the first a user id's digits in base64. The last may be cut off.
+/// A command line may carry a token as an argument. Its form gives it away: three dotted parts, the
+/// first a user id's digits in base64. The last part may be cut off.
 fn without_tokens(bytes: &[u8]) -> Vec<u8> {
     let is_token_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.".contains(byte);
     let mut shown = Vec::with_capacity(bytes.len());
@@ -111,7 +140,7 @@ fn without_tokens(bytes: &[u8]) -> Vec<u8> {
     shown
 }
 
-/// Where in the first of three dotted parts a token starts; it may be glued to an option.
+/// Where in the first of three dotted parts a token starts: an option may precede it without a blank.
 fn token_start(parts: &[&[u8]]) -> Option<usize> {
     let [id, time, signature] = parts else { return None };
     let after_others = id.iter().rposition(|byte| !byte.is_ascii_alphanumeric()).map_or(0, |at| at + 1);
@@ -130,6 +159,7 @@ mod tests {
         assert_eq!(printable(b"a\x1b[31mb\x07\n\r\t\x7f"), "a\\x1b[31mb\\x07\\n\\r\\t\\x7f");
         assert_eq!(printable("a\u{202e}b\u{85}c\u{2028}".as_bytes()), "a\\u{202e}b\\u{85}c\\u{2028}");
         assert_eq!(printable(b"caf\xc3\xa9 \xff"), "café \\xff");
+        assert_eq!(printable("\u{ad}\u{fffa}\u{e0041}".as_bytes()), "\\u{ad}\\u{fffa}\\u{e0041}");
     }
 
     #[test]
@@ -175,7 +205,7 @@ mod tests {
         #[test]
         fn nothing_printed_controls_a_terminal(bytes: Vec<u8>) {
             let line = printable(&bytes);
-            prop_assert!(line.chars().count() <= LONGEST);
+            prop_assert!(line.chars().count() <= FOREIGN_MAX_CHARS);
             prop_assert!(!line.chars().any(misleads));
         }
     }

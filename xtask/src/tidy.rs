@@ -1,66 +1,169 @@
-//! What clippy cannot say about this crate. Every file is read once and all findings
-//! are told together.
+//! What clippy cannot say about this crate, as a test. Every file is read once, and all findings are
+//! reported together.
 
-use crate::flags::Xtask;
+use crate::cli::Xtask;
 use clap::Parser;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// More direct dependencies than this are too many: see `xtask/Cargo.toml`.
-const MOST_DEPENDENCIES: usize = 12;
+/// Maximum number of direct dependencies: see `xtask/Cargo.toml`.
+const MAX_DEPENDENCIES: usize = 12;
 
-/// The longest file, in lines, its tests not counted.
-const LONGEST_FILE: usize = 400;
+/// Maximum length of a file without its tests, in lines.
+const FILE_MAX_LINES: usize = 330;
 
-/// What `lock/` may use of this crate: it becomes one of its own some day.
-const USED_BY_LOCK: [&str; 3] = ["crate::lock", "crate::bounded", "crate::text"];
+/// Who may import whom: a room only rooms of earlier lines. Nobody imports `main`.
+const IMPORT_ORDER: [&[&str]; 11] = [
+    &["text", "cli", "verdict"],
+    &["sys"],
+    &["lock"],
+    &["env", "config"],
+    &["output"],
+    &["target"],
+    &["wait"],
+    &["lock_status"],
+    &["lock_run", "handoff", "smokes"],
+    &["ci"],
+    &["main"],
+];
+
+/// A source file: its module path, such as `lock::table`, and its text without tests.
+struct Module {
+    path: String,
+    shown: String,
+    code: String,
+}
 
 #[test]
 fn everything_is_tidy() {
-    let root = crate::env::built_in();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut findings = Vec::new();
+    let mut modules = Vec::new();
     for file in ["src", "tests", "benches"].iter().flat_map(|folder| rust_files(&root.join("xtask").join(folder))) {
         let text = text(&file);
         let shown = file.strip_prefix(root).unwrap().display().to_string();
-        let finding = |(line, what): (usize, String)| format!("{shown}:{line}: error: {what}");
-        findings.extend(in_any_file(&text).into_iter().map(finding));
-        if shown.starts_with("xtask/src/lock/") || shown == "xtask/src/lock.rs" {
-            findings.extend(in_lock(&text).into_iter().map(finding));
+        let code = text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        findings.extend(in_any_file(&shown, code));
+        if let Some(path) = shown.strip_prefix("xtask/src/").and_then(|path| path.strip_suffix(".rs")) {
+            modules.push(Module { path: path.replace('/', "::"), shown, code: code.to_owned() });
         }
     }
+    findings.extend(in_imports(&modules));
     findings.extend(in_readme(&text(&root.join("README.md"))));
     let manifest: toml::Table = toml::from_str(&text(&root.join("xtask/Cargo.toml"))).unwrap();
     let dependencies = manifest["dependencies"].as_table().unwrap().len();
-    if dependencies > MOST_DEPENDENCIES {
-        findings.push(format!("xtask/Cargo.toml:1: error: {dependencies} dependencies, {MOST_DEPENDENCIES} allowed"));
+    if dependencies > MAX_DEPENDENCIES {
+        findings.push(format!("xtask/Cargo.toml:1: error: {dependencies} dependencies, {MAX_DEPENDENCIES} allowed"));
     }
     assert!(findings.is_empty(), "\n{}\n", findings.join("\n"));
 }
 
-fn in_any_file(text: &str) -> Vec<(usize, String)> {
+fn in_any_file(shown: &str, code: &str) -> Vec<String> {
     let mut findings = Vec::new();
-    if !text.starts_with("//! ") {
-        findings.push((1, "no `//!` header that says what the file is for".to_owned()));
+    if !code.starts_with("//! ") {
+        findings.push(format!("{shown}:1: error: no `//!` header that says what the file is for"));
     }
-    let code = text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default();
     let length = code.lines().count();
-    if length > LONGEST_FILE {
-        findings.push((LONGEST_FILE, format!("{length} lines, {LONGEST_FILE} allowed")));
+    if length > FILE_MAX_LINES {
+        findings.push(format!("{shown}:{FILE_MAX_LINES}: error: {length} lines, {FILE_MAX_LINES} allowed"));
     }
     findings
 }
 
-fn in_lock(text: &str) -> Vec<(usize, String)> {
-    let lines = text.lines().enumerate();
-    let foreign = lines.filter_map(|(index, line)| {
-        let imported = line.trim_start().strip_prefix("use ")?;
-        let is_ours = USED_BY_LOCK.iter().any(|ours| imported.starts_with(ours));
-        let is_wrong = (imported.starts_with("crate::") && !is_ours) || imported.starts_with("clap");
-        is_wrong.then(|| (index + 1, format!("`lock/` is a library by rule and may not use {imported}")))
-    });
-    foreign.collect()
+/// Imports against the order, circles of files, and what `lock/` may not use as a library.
+fn in_imports(modules: &[Module]) -> Vec<String> {
+    let paths: BTreeSet<&str> = modules.iter().map(|module| &module.path[..]).collect();
+    let mut imports: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut findings = Vec::new();
+    for module in modules.iter().filter(|module| module.path != "tidy") {
+        let Some((own_rank, own_room)) = rank(&module.path) else {
+            findings.push(format!("{}:1: error: its room is not in IMPORT_ORDER of tidy.rs", module.shown));
+            continue;
+        };
+        for (line, imported) in imported_paths(&module.code) {
+            let place = format!("{}:{line}: error:", module.shown);
+            // The longest part of the path that is a file.
+            let prefixes = imported.match_indices("::").map(|(end, _)| &imported[..end]).chain([&imported[..]]);
+            let Some(file) = prefixes.filter_map(|prefix| paths.get(prefix)).last() else {
+                findings.push(format!("{place} cannot resolve crate::{imported}"));
+                continue;
+            };
+            imports.entry(&module.path).or_default().insert(file);
+            if rank(file).is_some_and(|(rank, room)| room != own_room && rank >= own_rank) {
+                findings.push(format!("{place} `{own_room}` may not import `{file}`"));
+            }
+        }
+        // A parent names its children without `crate::`.
+        let uses =
+            |child: &str| module.code.contains(&format!(" {child}::")) || module.code.contains(&format!("({child}::"));
+        let children = paths
+            .iter()
+            .filter(|path| path.rsplit_once("::").is_some_and(|(parent, child)| parent == module.path && uses(child)));
+        imports.entry(&module.path).or_default().extend(children);
+        let forbidden = ["super::", "pub use ", "pub(crate) use "].iter().chain(own_room.eq("lock").then_some(&"clap"));
+        for word in forbidden.filter(|word| module.code.contains(**word)) {
+            findings
+                .push(format!("{}:1: error: it has `{word}`, which hides or breaks the import order", module.shown));
+        }
+    }
+    for start in imports.keys() {
+        let mut reached = BTreeSet::new();
+        let mut open: Vec<&str> = imports[start].iter().copied().collect();
+        while let Some(next) = open.pop() {
+            if reached.insert(next) {
+                open.extend(imports.get(next).into_iter().flatten());
+            }
+        }
+        if reached.contains(start) {
+            findings.push(format!("xtask/src: error: `{start}` imports itself through others"));
+        }
+    }
+    findings
 }
 
-/// Each `cargo xtask` line of the README must be one that the command line takes.
+/// The room of a module path, and its line in the order.
+fn rank(path: &str) -> Option<(usize, &str)> {
+    let room = path.split("::").next().unwrap_or_default();
+    IMPORT_ORDER.iter().position(|rooms| rooms.contains(&room)).map(|rank| (rank, room))
+}
+
+/// Every path behind `crate::`, anywhere in a file, with its line; groups in braces are expanded.
+fn imported_paths(code: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("crate::").filter(|(at, _)| !code[..*at].ends_with("$")) {
+        let line_start = code[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        if code[line_start..].trim_start().starts_with("//") {
+            continue;
+        }
+        let line = 1 + code[..at].matches('\n').count();
+        let rest = &code[at + "crate::".len()..];
+        expand("", rest, &mut |path| found.push((line, path)));
+    }
+    found
+}
+
+/// Calls `found` for each path at the start of `text`; gives what is behind them.
+fn expand<'a>(prefix: &str, text: &'a str, found: &mut impl FnMut(String)) -> &'a str {
+    let is_path = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '*');
+    let (path, mut rest) = text.split_at(text.find(|c| !is_path(c)).unwrap_or(text.len()));
+    let path = format!("{prefix}{path}");
+    let Some(mut group) = rest.strip_prefix('{') else {
+        found(path.trim_end_matches("::self").trim_end_matches("::*").trim_end_matches("::").to_owned());
+        return rest;
+    };
+    loop {
+        rest = expand(&path, group.trim_start(), found).trim_start();
+        match rest.strip_prefix(',') {
+            Some(next) => group = next,
+            None => return rest.strip_prefix('}').unwrap_or(rest),
+        }
+        if let Some(after) = group.trim_start().strip_prefix('}') {
+            return after;
+        }
+    }
+}
+
+/// Each `cargo xtask` line of the README must be one that the command line accepts.
 fn in_readme(text: &str) -> Vec<String> {
     let lines = text.lines().enumerate();
     let commands = lines.filter_map(|(index, line)| Some((index, line.trim().strip_prefix("cargo xtask ")?)));
@@ -87,5 +190,13 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn text(path: &Path) -> String {
-    String::from_utf8(crate::bounded::read(path, crate::bounded::Links::Follow, 1 << 20).unwrap()).unwrap()
+    use crate::sys::file::{Links, read};
+    String::from_utf8(read(path, Links::Follow, 1 << 20).unwrap()).unwrap()
+}
+
+#[test]
+fn imports_are_found_wherever_they_are() {
+    let code = "use crate::a::{self, b::{C, d}, e};\nfn f() -> crate::g::H { crate::i::j() }\n// crate::k\n";
+    let paths: Vec<String> = imported_paths(code).into_iter().map(|(line, path)| format!("{line} {path}")).collect();
+    assert_eq!(paths, ["1 a", "1 a::b::C", "1 a::b::d", "1 a::e", "2 g::H", "2 i::j"]);
 }

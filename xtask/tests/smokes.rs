@@ -1,9 +1,11 @@
-//! Each smoke as one case of `cargo test`, run by the built program: so every test
-//! runner's filters, retries and reports work on them without code of ours.
+//! Each smoke as a test, run by the built program: so the filters, retries and reports of every test runner
+//! work on them without code of ours.
 
 #![allow(clippy::expect_used, clippy::print_stderr, reason = "all of it is tests")]
+#![allow(clippy::disallowed_methods, reason = "a test drives the program as users do")]
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
+use std::io::Write;
 use std::process::{Command, ExitCode, Output};
 
 #[derive(serde::Deserialize)]
@@ -28,7 +30,19 @@ fn main() -> ExitCode {
             eprintln!("SKIP: {} ({why})", smoke.name);
         }
     }
-    libtest_mimic::run(&arguments, listed.into_iter().map(trial).collect()).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, listed.into_iter().map(trial).collect());
+    if let Some(summary) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|_| !arguments.list) {
+        let Conclusion { num_passed, num_failed, num_ignored, .. } = conclusion;
+        let file = std::fs::File::options().create(true).append(true).open(summary);
+        file.and_then(|mut file| {
+            writeln!(
+                file,
+                "| smokes passed | failed | skipped |\n|---|---|---|\n| {num_passed} | {num_failed} | {num_ignored} |"
+            )
+        })
+        .expect("the job summary can be written");
+    }
+    conclusion.exit_code()
 }
 
 fn trial(Listed { name, skip }: Listed) -> Trial {
@@ -36,12 +50,11 @@ fn trial(Listed { name, skip }: Listed) -> Trial {
         let name = name.clone();
         move || smokes(&["--jobs", "1", &name]).map(drop)
     };
-    // Decided while listing: what is ignored at run time counts as passed with some runners.
+    // Decided while listing: some runners report what is ignored at run time as passed.
     Trial::test(name, run).with_ignored_flag(skip.is_some())
 }
 
 fn smokes(args: &[&str]) -> Result<Output, Failed> {
-    #[expect(clippy::disallowed_methods, reason = "a test drives the program as users do")]
     let output = Command::new(env!("CARGO_BIN_EXE_xtask")).arg("smokes").args(args).output()?;
     if output.status.success() {
         return Ok(output);

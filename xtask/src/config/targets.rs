@@ -1,5 +1,4 @@
-//! The whole scrape config: its targets, and what is wrong with them. Everything that
-//! breaks the contract is told, not just the first of it.
+//! The targets of a scrape config, and everything that is wrong with them.
 
 use crate::config::{ArchiveRoot, Object, Source};
 use crate::text::printable;
@@ -11,15 +10,14 @@ use std::path::{Component, Path, PathBuf};
 
 /// What a scrape works on.
 pub(crate) struct ScrapeConfig {
-    pub(crate) archive_root: Option<ArchiveRoot>,
     /// In the file's order.
     pub(crate) targets: Vec<Target>,
-    /// What breaks the contract, a sentence each.
+    /// What the scraper would refuse, a sentence each.
     pub(crate) problems: Vec<String>,
     pub(crate) notes: Vec<String>,
 }
 
-/// One target. Its texts are foreign.
+/// A target. Its texts are foreign.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     /// The name, or `(target N)` when it has none.
@@ -33,16 +31,15 @@ pub(crate) struct Target {
 /// A target's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OutputDir {
-    /// As the config has it.
+    /// As written in the config.
     pub(crate) written: String,
     /// Absolute.
     pub(crate) path: PathBuf,
 }
 
-/// Unknown keys are allowed: the file belongs to other tools too.
+/// Unknown keys are allowed: other tools use the file too.
 #[derive(Deserialize)]
 struct Written {
-    archive_root: Option<String>,
     targets: Option<Vec<Object<WrittenTarget>>>,
 }
 
@@ -56,22 +53,19 @@ struct WrittenTarget {
     disabled_reason: Option<String>,
 }
 
-/// A Discord id: text, or a number that keeps all its digits.
+/// A Discord id: text, or a number with all its digits.
 struct Id(String);
 
 impl ScrapeConfig {
-    /// Reads the config as a whole.
-    pub(crate) fn read(source: &Source) -> anyhow::Result<ScrapeConfig> {
+    /// Parses the targets of a config whose archive root is known.
+    pub(crate) fn read(source: &Source, archive_root: Option<&ArchiveRoot>) -> anyhow::Result<ScrapeConfig> {
         let written: Written = source.parse()?;
-        let archive_root = source.archive_root(written.archive_root.as_deref())?;
         let mut problems = Vec::new();
         let mut notes = Vec::new();
         if archive_root.is_none() {
             problems.push("config is missing archive_root".to_owned());
         }
-        if archive_root.as_ref().is_some_and(|root| root.has_literal_tilde) {
-            notes.push(tilde("archive_root"));
-        }
+        notes.extend(archive_root.and_then(ArchiveRoot::notes));
         let written = written.targets.unwrap_or_default();
         if written.is_empty() {
             problems.push("config has no targets".to_owned());
@@ -92,12 +86,12 @@ impl ScrapeConfig {
             if !is_named {
                 problems.push(format!("target {} has no name", quoted(&target.name)));
             }
-            problems.extend(target.problems(kind.as_deref(), archive_root.as_ref()));
+            problems.extend(target.problems(kind.as_deref(), archive_root));
             notes.extend(target.note());
             targets.push(target);
         }
         problems.extend(duplicates(&targets));
-        Ok(ScrapeConfig { archive_root, targets, problems, notes })
+        Ok(ScrapeConfig { targets, problems, notes })
     }
 
     pub(crate) fn enabled(&self) -> impl Iterator<Item = &Target> {
@@ -130,16 +124,19 @@ impl Target {
 
     fn note(&self) -> Option<String> {
         let has_tilde = self.output_dir.as_ref()?.written.starts_with('~');
-        has_tilde.then(|| tilde(&format!("output_dir of target {}", quoted(&self.name))))
+        let shown = quoted(&self.name);
+        has_tilde.then(|| {
+            format!("output_dir of target {shown} starts with `~`, which is not expanded: it names a folder called `~`")
+        })
     }
 }
 
 fn output_dir(target: &WrittenTarget, source: &Source) -> Option<OutputDir> {
     let written = target.output_dir.clone().filter(|written| !written.is_empty() && !written.contains('\0'))?;
-    Some(OutputDir { path: source.folder.join(&written), written })
+    Some(OutputDir { path: source.resolve(&written).unwrap_or_else(|| PathBuf::from(&written)), written })
 }
 
-/// Names and folders that more than one target has.
+/// Names and folders that several targets share.
 fn duplicates(targets: &[Target]) -> Vec<String> {
     let mut names: HashMap<&str, usize> = HashMap::new();
     // Paths compare by their components: `a//b/` is `a/b`.
@@ -160,11 +157,7 @@ fn duplicates(targets: &[Target]) -> Vec<String> {
     problems
 }
 
-fn tilde(what: &str) -> String {
-    format!("{what} starts with `~`, which is not expanded: it names a folder called `~`")
-}
-
-/// Foreign text, fit to be printed.
+/// Foreign text, made safe to print.
 fn quoted(text: &str) -> String {
     format!("`{}`", printable(text.as_bytes()))
 }
@@ -198,9 +191,16 @@ impl<'de> Deserialize<'de> for Id {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LockConfig;
+
+    fn try_read(name: &str, text: &str) -> anyhow::Result<ScrapeConfig> {
+        let source = Source::new(Path::new(name), "/etc/dce", text);
+        let root = source.parse::<LockConfig>()?.archive_root(&source)?;
+        ScrapeConfig::read(&source, root.as_ref())
+    }
 
     fn read(name: &str, text: &str) -> ScrapeConfig {
-        ScrapeConfig::read(&Source::new(Path::new(name), "/etc/dce", text)).unwrap()
+        try_read(name, text).unwrap()
     }
 
     #[test]
@@ -213,8 +213,7 @@ mod tests {
             "archive_root = '/a'\n[[targets]]\nname = 'x'\noutput_dir = '/a/x'\nchannel_ids = [1234567890123456789]";
         assert_eq!(read("c.toml", toml).targets[0].channel_ids, ["1234567890123456789"]);
         let lossy = r#"{ "targets": [ { "channel_ids": [1234567890123456789012] } ] }"#;
-        let source = Source::new(Path::new("c.json"), "/etc", lossy);
-        let error = format!("{:#}", ScrapeConfig::read(&source).err().unwrap());
+        let error = format!("{:#}", try_read("c.json", lossy).err().unwrap());
         assert!(error.contains("line 1, column") && error.contains("at most 64 bits"), "{error}");
     }
 
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_is_told() {
+    fn every_problem_is_reported() {
         let config = read(
             "c.json",
             r#"{ "archive_root": "/a", "targets": [
@@ -255,13 +254,12 @@ mod tests {
                 "targets `(target 1)` and `x` have the same output_dir `/a/1/`",
             ]
         );
-        assert_eq!(config.notes.len(), 1);
+        assert_eq!(config.notes.len(), 1, "{:?}", config.notes);
         let disabled =
             r#"{ "archive_root": "/a", "targets": [{ "name": "a", "output_dir": "/a/a", "enabled": false }] }"#;
         assert_eq!(read("c.json", disabled).problems, ["config has no enabled target"]);
-        let listed =
-            Source::new(Path::new("c.json"), "/etc", r#"{ "targets": [["a", null, "/a/a", true, null, null]] }"#);
-        assert!(format!("{:#}", ScrapeConfig::read(&listed).err().unwrap()).contains("invalid type: sequence"));
+        let listed = r#"{ "targets": [["a", null, "/a/a", true, null, null]] }"#;
+        assert!(format!("{:#}", try_read("c.json", listed).err().unwrap()).contains("invalid type: sequence"));
         assert_eq!(read("c.json", "{}").problems, ["config is missing archive_root", "config has no targets"]);
     }
 }

@@ -1,10 +1,13 @@
-//! What each target's archive holds: one walk of its folder.
+//! What each target's archive contains: one walk of its folder.
 
-use crate::bounded::{self, Links, ReadError, plain};
-use crate::child::Cancel;
 use crate::config::targets::{ScrapeConfig, Target};
+use crate::env::Env;
+use crate::output;
+use crate::sys::child::Cancel;
+use crate::sys::file::{self, Links, ReadError, plain};
 use crate::text::{path, printable};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
@@ -12,52 +15,92 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
-/// A map of 100,000 channels is some 10 MB.
-const LARGEST_MAP: u64 = 64 << 20;
+/// Maximum size read of a channel map; one of 100,000 channels takes about 10 MB.
+const MAP_MAX_BYTES: u64 = 64 << 20;
 
-/// Folders of the scraper's own, at any depth.
-const LEFT_OUT: [&[u8]; 2] = [b".dce-meta", b".dce-temp"];
+/// The scraper's own folders, ignored at any depth.
+const IGNORED_FOLDERS: [&[u8]; 2] = [b".dce-meta", b".dce-temp"];
 
-/// So many faults of one archive are named.
-const MOST_FAULTS: usize = 5;
+/// Maximum number of unreadable folders named for one archive.
+const MAX_FAULTS_SHOWN: usize = 5;
 
-/// A target's row.
+/// How long a walk may take before a terminal shows its progress, and how often it does so then.
+const PROGRESS_AFTER: Duration = Duration::from_millis(500);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A target's row. The counts are None where nothing was counted.
+#[derive(Serialize)]
 pub(crate) struct Row<'a> {
+    pub(crate) name: String,
+    output_dir: Option<String>,
+    enabled: bool,
+    pub(crate) json: Option<usize>,
+    pub(crate) seeded: Option<usize>,
+    pub(crate) map: Option<usize>,
+    pub(crate) status: &'static str,
+    #[serde(skip)]
     pub(crate) target: &'a Target,
-    pub(crate) state: RowState,
+    #[serde(skip)]
+    pub(crate) found: Found,
 }
 
-pub(crate) enum RowState {
+pub(crate) enum Found {
+    /// The target is disabled.
     Disabled,
-    /// The config names no folder, which is told among its problems.
+    /// The config names no folder, which is one of its own problems.
     NoOutputDir,
     Missing,
-    Looked(Archive),
+    Archive(Archive),
 }
 
-/// What is in an archive.
+/// What an archive contains.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Archive {
-    /// Regular files `*.json`.
-    pub(crate) json: u64,
-    /// The distinct channel ids in their names, each behind a 1 that keeps its zeros.
+    /// Number of regular files `*.json`.
+    json: usize,
+    /// The distinct channel ids in their names, sorted.
     ids: Vec<u128>,
-    /// Keys of the channel map.
-    pub(crate) map: usize,
+    /// Number of keys of the channel map.
+    map: usize,
     /// What could not be read, and why.
     pub(crate) faults: Vec<String>,
 }
 
-/// How far the walks are, for who waits.
+/// How far the walks are.
 #[derive(Default)]
-pub(crate) struct Progress {
+struct Progress {
     entries: AtomicUsize,
     folder: Mutex<PathBuf>,
 }
 
-/// Looks at every target's archive, in the config's order; some at once.
-pub(crate) fn look<'a>(config: &'a ScrapeConfig, progress: &Progress, cancel: &Cancel) -> Vec<Row<'a>> {
+/// Looks at every target's archive, in the config's order, and shows the progress on a terminal.
+pub(crate) fn look<'a>(config: &'a ScrapeConfig, env: &Env, cancel: &Cancel) -> Vec<Row<'a>> {
+    let progress = &Progress::default();
+    let (done, is_done) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        if output::is_watched(env) {
+            scope.spawn(move || {
+                let mut wait = PROGRESS_AFTER;
+                while is_done.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                    output::show_progress(Some(&progress.text()));
+                    wait = PROGRESS_INTERVAL;
+                }
+                if wait == PROGRESS_INTERVAL {
+                    output::show_progress(None);
+                }
+            });
+        }
+        let rows = walk_all(config, progress, cancel);
+        drop(done);
+        rows
+    })
+}
+
+/// Walks several archives at once.
+fn walk_all<'a>(config: &'a ScrapeConfig, progress: &Progress, cancel: &Cancel) -> Vec<Row<'a>> {
     let next = AtomicUsize::new(0);
     let workers = std::thread::available_parallelism().map_or(1, |number| number.get()).min(config.targets.len());
     let rows = Mutex::new(BTreeMap::new());
@@ -67,7 +110,7 @@ pub(crate) fn look<'a>(config: &'a ScrapeConfig, progress: &Progress, cancel: &C
                 while let index = next.fetch_add(1, Ordering::Relaxed)
                     && let Some(target) = config.targets.get(index)
                 {
-                    let row = Row { target, state: RowState::of(target, progress, cancel) };
+                    let row = Row::new(target, Found::look(target, progress, cancel));
                     rows.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(index, row);
                 }
             });
@@ -77,54 +120,69 @@ pub(crate) fn look<'a>(config: &'a ScrapeConfig, progress: &Progress, cancel: &C
 }
 
 impl Progress {
-    /// How many entries were seen, and where the walk is.
-    pub(crate) fn text(&self) -> String {
+    /// The number of entries seen, and where a walk is.
+    fn text(&self) -> String {
         let folder = self.folder.lock().map(|folder| path(&folder)).unwrap_or_default();
         format!("{} entries, in {folder}", self.entries.load(Ordering::Relaxed))
     }
 }
 
-impl RowState {
-    fn of(target: &Target, progress: &Progress, cancel: &Cancel) -> RowState {
-        let Some(folder) = &target.output_dir else { return RowState::NoOutputDir };
+impl Found {
+    fn look(target: &Target, progress: &Progress, cancel: &Cancel) -> Found {
+        let Some(folder) = &target.output_dir else { return Found::NoOutputDir };
         if !target.is_enabled {
-            return RowState::Disabled;
+            return Found::Disabled;
         }
         match open_folder(&folder.path, OFlags::empty()) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                RowState::Missing
+                Found::Missing
             }
-            opened => RowState::Looked(Archive::walk(&folder.path, opened, progress, cancel)),
+            opened => Found::Archive(Archive::walk(&folder.path, opened, progress, cancel)),
+        }
+    }
+
+    fn status(&self) -> &'static str {
+        match self {
+            Found::Disabled => "disabled",
+            Found::NoOutputDir => "no output_dir",
+            Found::Missing => "missing output_dir",
+            Found::Archive(archive) if !archive.faults.is_empty() => "cannot be read",
+            Found::Archive(archive) if archive.json == 0 => "no json archives",
+            Found::Archive(archive) if archive.ids.is_empty() => "no seeded channel ids",
+            Found::Archive(archive) if archive.map == 0 => "ok (map will bootstrap on first run)",
+            Found::Archive(_) => "ok",
         }
     }
 }
 
-impl Row<'_> {
-    pub(crate) fn status(&self) -> &'static str {
-        match &self.state {
-            RowState::Disabled => "disabled",
-            RowState::NoOutputDir => "no output_dir",
-            RowState::Missing => "missing output_dir",
-            RowState::Looked(archive) if !archive.faults.is_empty() => "cannot be read",
-            RowState::Looked(archive) if archive.json == 0 => "no json archives",
-            RowState::Looked(archive) if archive.ids.is_empty() => "no seeded channel ids",
-            RowState::Looked(archive) if archive.map == 0 => "ok (map will bootstrap on first run)",
-            RowState::Looked(_) => "ok",
+impl<'a> Row<'a> {
+    fn new(target: &'a Target, found: Found) -> Row<'a> {
+        let archive = if let Found::Archive(archive) = &found { Some(archive) } else { None };
+        Row {
+            name: printable(target.name.as_bytes()),
+            output_dir: target.output_dir.as_ref().map(|folder| folder.path.to_string_lossy().into_owned()),
+            enabled: target.is_enabled,
+            json: archive.map(|archive| archive.json),
+            seeded: archive.map(|archive| archive.ids.len()),
+            map: archive.map(|archive| archive.map),
+            status: found.status(),
+            target,
+            found,
         }
     }
 
     /// What keeps the target from being scraped.
     pub(crate) fn problems(&self) -> Vec<String> {
-        let name = printable(self.target.name.as_bytes());
         let folder = self.target.output_dir.as_ref().map(|folder| path(&folder.path)).unwrap_or_default();
-        match &self.state {
-            // The second is told among the config's problems.
-            RowState::Disabled | RowState::NoOutputDir => Vec::new(),
-            RowState::Looked(archive) if !archive.faults.is_empty() => {
-                archive.faults.iter().map(|fault| format!("target `{name}`: {fault}")).collect()
+        match &self.found {
+            Found::Disabled | Found::NoOutputDir => Vec::new(),
+            Found::Archive(archive) if !archive.faults.is_empty() => {
+                archive.faults.iter().map(|fault| format!("target `{}`: {fault}", self.name)).collect()
             }
-            RowState::Looked(archive) if !archive.ids.is_empty() => Vec::new(),
-            RowState::Missing | RowState::Looked(_) => vec![format!("target `{name}`: {} ({folder})", self.status())],
+            Found::Archive(archive) if !archive.ids.is_empty() => Vec::new(),
+            Found::Missing | Found::Archive(_) => {
+                vec![format!("target `{}`: {} ({folder})", self.name, self.status)]
+            }
         }
     }
 }
@@ -135,17 +193,17 @@ impl Archive {
         let mut unreadable = 0;
         let mut fault = |folder: &Path, error: &io::Error| {
             unreadable += 1;
-            (unreadable <= MOST_FAULTS).then(|| format!("cannot read folder `{}`: {}", path(folder), plain(error)))
+            (unreadable <= MAX_FAULTS_SHOWN).then(|| format!("cannot read folder `{}`: {}", path(folder), plain(error)))
         };
         let mut folders = Vec::new();
         let mut at = (root.to_path_buf(), opened);
         loop {
             let (folder, opened) = at;
-            if let Ok(mut now) = progress.folder.lock() {
-                now.clone_from(&folder);
+            if let Ok(mut current) = progress.folder.lock() {
+                current.clone_from(&folder);
             }
             if let Err(error) = opened.and_then(|opened| archive.add(&folder, opened, &mut folders, progress)) {
-                // A scrape that runs may have removed it since.
+                // A running scrape may have removed it since.
                 let has_gone = error.kind() == io::ErrorKind::NotFound && folder != root;
                 archive.faults.extend((!has_gone).then(|| fault(&folder, &error)).flatten());
             }
@@ -153,8 +211,8 @@ impl Archive {
             let opened = open_folder(&next, OFlags::NOFOLLOW);
             at = (next, opened);
         }
-        if unreadable > MOST_FAULTS {
-            archive.faults.push(format!("{} more folders cannot be read", unreadable - MOST_FAULTS));
+        if unreadable > MAX_FAULTS_SHOWN {
+            archive.faults.push(format!("{} more folders cannot be read", unreadable - MAX_FAULTS_SHOWN));
         }
         archive.ids.sort_unstable();
         archive.ids.dedup();
@@ -178,14 +236,14 @@ impl Archive {
             let name = entry.file_name();
             seen += 1;
             let kind = match entry.file_type() {
-                // Some file systems do not tell (readdir(3)).
+                // Some file systems do not say (readdir(3)).
                 FileType::Unknown => statat(opened.fd()?, name, AtFlags::SYMLINK_NOFOLLOW)
                     .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode)),
                 kind => kind,
             };
             let name = name.to_bytes();
             match kind {
-                FileType::Directory if !matches!(name, b"." | b"..") && !LEFT_OUT.contains(&name) => {
+                FileType::Directory if !matches!(name, b"." | b"..") && !IGNORED_FOLDERS.contains(&name) => {
                     folders.push(folder.join(OsStr::from_bytes(name)));
                 }
                 FileType::RegularFile if name.ends_with(b".json") => {
@@ -197,11 +255,6 @@ impl Archive {
         }
         progress.entries.fetch_add(seen, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// How many channels have an export.
-    pub(crate) fn seeded(&self) -> usize {
-        self.ids.len()
     }
 
     /// Whether the channel has an export.
@@ -222,7 +275,7 @@ fn seeded_id(name: &[u8]) -> Option<u128> {
     id(&name[start + 1..])
 }
 
-/// 16 to 22 digits.
+/// An id of 16 to 22 digits, after a 1 that keeps its leading zeros.
 fn id(digits: &[u8]) -> Option<u128> {
     let is_id = (16..=22).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
     is_id.then(|| digits.iter().fold(1, |id, digit| id * 10 + u128::from(digit - b'0')))
@@ -230,10 +283,10 @@ fn id(digits: &[u8]) -> Option<u128> {
 
 fn open_folder(folder: &Path, more: OFlags) -> io::Result<Dir> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK | more;
-    Ok(Dir::new(openat(rustix::fs::CWD, folder, flags, Mode::empty())?)?)
+    Ok(Dir::new(openat(CWD, folder, flags, Mode::empty())?)?)
 }
 
-/// The number of keys in the map of a target; its folder may be no link to elsewhere.
+/// The number of keys in a target's channel map. A linked folder could lead anywhere.
 fn map_in(folder: &Path) -> Result<usize, String> {
     if folder.is_symlink() {
         return Err(format!("cannot read `{}`: it is a symbolic link, not a folder", path(folder)));
@@ -242,15 +295,15 @@ fn map_in(folder: &Path) -> Result<usize, String> {
 }
 
 /// The number of keys in a channel map; none when there is no map.
-fn map_keys(file: &Path) -> Result<usize, String> {
-    let text = match bounded::read(file, Links::Refuse, LARGEST_MAP) {
+fn map_keys(map: &Path) -> Result<usize, String> {
+    let text = match file::read(map, Links::Refuse, MAP_MAX_BYTES) {
         Ok(text) => text,
         Err(ReadError::Missing) => return Ok(0),
-        Err(error) => return Err(format!("cannot read `{}`: {error}", path(file))),
+        Err(error) => return Err(format!("cannot read `{}`: {error}", path(map))),
     };
     serde_json::from_slice::<BTreeMap<String, serde::de::IgnoredAny>>(&text)
-        .map(|map| map.len())
-        .map_err(|error| format!("`{}` is no channel map: {}", path(file), printable(error.to_string().as_bytes())))
+        .map(|keys| keys.len())
+        .map_err(|error| format!("`{}` is not a channel map: {}", path(map), printable(error.to_string().as_bytes())))
 }
 
 #[cfg(test)]
@@ -276,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_counts_what_counts() {
+    fn a_walk_counts_exports_and_ids() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str| {
             let file = folder.path().join(name);
@@ -293,19 +346,20 @@ mod tests {
         write("folder.json/f [1000000000000005].json");
         std::os::unix::fs::symlink("..", folder.path().join("deep/loop")).unwrap();
         std::os::unix::fs::symlink("plain.json", folder.path().join("link.json")).unwrap();
-        nix::unistd::mkfifo(&folder.path().join("fifo.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        rustix::fs::mknodat(CWD, folder.path().join("fifo.json"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let (reader, _writer) = io::pipe().unwrap();
         let archive = Archive::walk(
             folder.path(),
             open_folder(folder.path(), OFlags::empty()),
             &Progress::default(),
-            &Cancel::new().unwrap().0,
+            &Cancel::Pipe(reader),
         );
-        assert_eq!((archive.json, archive.seeded(), archive.map, &archive.faults[..]), (5, 3, 0, &[][..]));
+        assert_eq!((archive.json, archive.ids.len(), archive.map, &archive.faults[..]), (5, 3, 0, &[][..]));
         assert!(archive.has("1000000000000005") && !archive.has("1000000000000003"));
     }
 
     #[test]
-    fn a_map_that_is_none_is_a_fault() {
+    fn a_map_that_does_not_parse_is_a_fault() {
         let folder = tempfile::tempdir().unwrap();
         let map = folder.path().join("map.json");
         assert_eq!(map_keys(&map), Ok(0));

@@ -1,128 +1,86 @@
-//! Whether a scrape will find a Discord token, and where. The token itself is looked at
-//! and dropped: no value here holds it.
+//! Whether a scrape will find a Discord token, and where. The token itself is looked at and dropped: no
+//! value here holds it.
 
-use crate::bounded::{self, Links, ReadError};
-use crate::child::{self, Cancel, End};
 use crate::env::Env;
-use crate::text::path;
+use crate::handoff::check::Check;
+use crate::sys::child::{self, Cancel, End};
+use crate::sys::file::{self, Links, ReadError, plain};
+use crate::text::{path, shell_word};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A token is short; more of a file than this is not read, in bytes.
-const LARGEST: u64 = 1 << 20;
+/// Maximum size read of a file with a token.
+const TOKEN_FILE_MAX_BYTES: u64 = 1 << 20;
 
 /// How long the discovery script may take.
-const WITHIN: Duration = Duration::from_secs(10);
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Read or written by others than the owner.
-const OTHERS: u32 = 0o066;
+/// Permission of others to read or write.
+const OTHERS_MODE: u32 = 0o066;
 
-pub(crate) struct Auth {
-    pub(crate) found: Option<TokenSource>,
-    pub(crate) notes: Vec<String>,
+/// Looks everywhere, in the scraper's order, until there is a token; says where it is.
+pub(crate) fn look(env: &Env, repo_root: &Path, cancel: &Cancel, checks: &mut Vec<Check>) -> Option<String> {
+    let mut notes = Vec::new();
+    let found = in_env_file(env, repo_root, &mut notes)
+        .or_else(|| env.has_token.then(|| "DISCORD_TOKEN exported in environment".to_owned()))
+        .or_else(|| token_files(env, repo_root).iter().find_map(|file| in_token_file(file, env, &mut notes)))
+        .or_else(|| discovered(env, repo_root, cancel, &mut notes));
+    checks.push(match &found {
+        Some(place) => Check::Ok(format!("auth: {place}")),
+        None => Check::Fail("No Discord token: set scrape.env, export DISCORD_TOKEN, or sync from GUI.".to_owned()),
+    });
+    checks.extend(notes.into_iter().map(Check::Note));
+    found
 }
 
-/// Where a token is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum TokenSource {
-    EnvFile(PathBuf),
-    Environment,
-    File(PathBuf),
-    /// What the discovery script finds.
-    Discovery,
-}
-
-impl TokenSource {
-    /// As the report has it.
-    pub(crate) fn text(&self) -> String {
-        match self {
-            TokenSource::EnvFile(file) => {
-                format!("{} has DISCORD_TOKEN", path(Path::new(file.file_name().unwrap_or(file.as_os_str()))))
-            }
-            TokenSource::Environment => "DISCORD_TOKEN exported in environment".to_owned(),
-            TokenSource::File(file) => format!("token file {}", path(file)),
-            TokenSource::Discovery => "token discoverable (GUI or config paths)".to_owned(),
-        }
-    }
-}
-
-impl Auth {
-    /// Looks in all places, in the scraper's order, until there is a token.
-    pub(crate) fn look(env: &Env, cancel: &Cancel) -> Auth {
-        let mut notes = Vec::new();
-        let found = in_env_file(env, &mut notes)
-            .or_else(|| env.has_token.then_some(TokenSource::Environment))
-            .or_else(|| token_files(env).into_iter().find_map(|file| in_token_file(file, env, &mut notes)))
-            .or_else(|| discovered(env, cancel, &mut notes));
-        Auth { found, notes }
-    }
-
-    pub(crate) fn problem(&self) -> Option<String> {
-        let none = "No Discord token: set scrape.env, export DISCORD_TOKEN, or sync from GUI.";
-        self.found.is_none().then(|| none.to_owned())
-    }
-}
-
-fn in_env_file(env: &Env, notes: &mut Vec<String>) -> Option<TokenSource> {
-    let text = read(&env.env_file, notes)?;
+fn in_env_file(env: &Env, repo_root: &Path, notes: &mut Vec<String>) -> Option<String> {
+    let file = env.env_file.clone().unwrap_or_else(|| repo_root.join("scrape.env"));
+    let text = read(&file, notes)?;
     has_token(&text).then(|| {
-        notes.extend(exposure(&env.env_file));
-        TokenSource::EnvFile(env.env_file.clone())
+        notes.extend(exposure(&file));
+        format!("{} has DISCORD_TOKEN", path(Path::new(file.file_name().unwrap_or(file.as_os_str()))))
     })
 }
 
-fn token_files(env: &Env) -> Vec<PathBuf> {
-    let mut files = vec![env.token_file.clone().unwrap_or_else(|| env.repo_root.join(".discord-token"))];
-    if env.token_file.is_some() {
-        files.push(env.repo_root.join(".discord-token"));
-    }
-    if let Some(home) = &env.home {
-        files.extend([".config/discord-scrape/token", ".config/discord-token"].map(|name| home.join(name)));
-    }
-    files
+fn token_files(env: &Env, repo_root: &Path) -> Vec<PathBuf> {
+    let in_home = |name: &str| env.home.as_ref().map(|home| home.join(name));
+    let own = env.token_file.clone().into_iter().chain([repo_root.join(".discord-token")]);
+    own.chain([".config/discord-scrape/token", ".config/discord-token"].into_iter().filter_map(in_home)).collect()
 }
 
-fn in_token_file(file: PathBuf, env: &Env, notes: &mut Vec<String>) -> Option<TokenSource> {
-    if env.token_file.as_ref() == Some(&file) && !file.exists() {
-        notes.push(format!("DISCORD_TOKEN_FILE names {}, which is not there", path(&file)));
+fn in_token_file(file: &Path, env: &Env, notes: &mut Vec<String>) -> Option<String> {
+    if env.token_file.as_deref() == Some(file) && !file.exists() {
+        notes.push(format!("DISCORD_TOKEN_FILE names {}, which does not exist", path(file)));
     }
-    let text = read(&file, notes)?;
+    let text = read(file, notes)?;
     let has_first_line = text.split(|&byte| byte == b'\n').next().is_some_and(|line| !line.trim_ascii().is_empty());
     has_first_line.then(|| {
-        notes.extend(exposure(&file));
-        TokenSource::File(file)
+        notes.extend(exposure(file));
+        format!("token file {}", path(file))
     })
 }
 
-fn discovered(env: &Env, cancel: &Cancel, notes: &mut Vec<String>) -> Option<TokenSource> {
-    let script = env.repo_root.join("scripts/discover-discord-token.sh");
+fn discovered(env: &Env, repo_root: &Path, cancel: &Cancel, notes: &mut Vec<String>) -> Option<String> {
+    let script = repo_root.join("scripts/discover-discord-token.sh");
     env.program(script.to_str()?)?;
-    let mut note = |why: &str| notes.push(format!("{}: {why}", path(&script)));
-    match child::run(&mut child::command(&script), WITHIN, Some(cancel)) {
+    let why = match child::run(&mut child::command(&script), DISCOVERY_TIMEOUT, cancel) {
         Ok(finished) => match finished.end {
-            End::Exited(status) => {
-                let has_token = status.success() && !finished.stdout.trim_ascii().is_empty();
-                if !has_token {
-                    note("it found no token");
-                }
-                has_token.then_some(TokenSource::Discovery)
+            End::Exited(status) if status.success() && !finished.stdout.trim_ascii().is_empty() => {
+                return Some("token discoverable (GUI or config paths)".to_owned());
             }
-            End::TimedOut | End::Cancelled => {
-                note(&format!("no answer within {} s", WITHIN.as_secs()));
-                None
-            }
+            End::Exited(_) => "it found no token".to_owned(),
+            End::TimedOut | End::Cancelled => format!("no answer within {} s", DISCOVERY_TIMEOUT.as_secs()),
         },
-        Err(error) => {
-            note(&bounded::plain(&error));
-            None
-        }
-    }
+        Err(error) => plain(&error),
+    };
+    notes.push(format!("{}: {why}", path(&script)));
+    None
 }
 
-/// A file that may be there; what keeps it from being read is noted.
+/// Reads a file that may exist; if it cannot be read, a note says why.
 fn read(file: &Path, notes: &mut Vec<String>) -> Option<Vec<u8>> {
-    match bounded::read(file, Links::Follow, LARGEST) {
+    match file::read(file, Links::Follow, TOKEN_FILE_MAX_BYTES) {
         Ok(text) => Some(text),
         Err(ReadError::Missing) => None,
         Err(error) => {
@@ -132,15 +90,14 @@ fn read(file: &Path, notes: &mut Vec<String>) -> Option<Vec<u8>> {
     }
 }
 
-/// A warning when others can read a file with a token.
+/// A warning if others can read a file with a token.
 fn exposure(file: &Path) -> Option<String> {
     let mode = std::fs::metadata(file).ok()?.permissions().mode();
-    let word = || crate::text::shell_word(&file.to_string_lossy());
-    (mode & OTHERS != 0).then(|| format!("others can read the token in {}: chmod 600 {}", path(file), word()))
+    let word = || shell_word(&file.to_string_lossy());
+    (mode & OTHERS_MODE != 0).then(|| format!("others can read the token in {}: chmod 600 {}", path(file), word()))
 }
 
-/// Whether an env file sets `DISCORD_TOKEN` to something; as in a shell, the last line
-/// that sets it counts.
+/// Whether an env file sets `DISCORD_TOKEN` to something. As in a shell, the last assignment counts.
 fn has_token(env_file: &[u8]) -> bool {
     let value = |line: &[u8]| {
         let line = line.trim_ascii();

@@ -1,57 +1,39 @@
-//! Which compose program there is.
+//! Which compose program works.
 
-use crate::child::{self, Cancel, End};
 use crate::env::Env;
+use crate::handoff::check::Check;
+use crate::sys::child::{self, Cancel, End};
+use crate::sys::file::plain;
 use crate::text::printable;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 /// How long a program may take to answer.
-const WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(crate) struct Compose {
-    /// The words to call it by.
-    pub(crate) found: Option<String>,
-    /// What did not work before it, and why.
-    pub(crate) tried: Vec<String>,
-}
-
-/// Words that name a compose program, and the call that shows whether it works.
+/// A compose program, and the command that shows whether it works.
 struct Candidate {
     words: String,
     check: Vec<String>,
-    /// A program that the check does not call and that must be there.
+    /// A program that must exist although the check does not run it.
     also_needs: Option<&'static str>,
 }
 
-impl Compose {
-    /// Tries all there can be, in the scraper's order, until one works.
-    pub(crate) fn look(env: &Env, cancel: &Cancel) -> Compose {
-        let mut tried = Vec::new();
-        for candidate in candidates(env) {
-            match candidate.obstacle(env, cancel) {
-                None => return Compose { found: Some(candidate.words), tried },
-                Some(why) => tried.push(format!("`{}`: {why}", candidate.words)),
-            }
-        }
-        Compose { found: None, tried }
+/// Tries the candidates in the scraper's order; gives the first that works.
+pub(crate) fn look(env: &Env, cancel: &Cancel, checks: &mut Vec<Check>) -> Option<String> {
+    let mut failed = Vec::new();
+    for candidate in candidates(env) {
+        let Some(why) = candidate.obstacle(env, cancel) else {
+            checks.push(Check::Ok(format!("compose: {}", candidate.words)));
+            let chosen = failed.first().filter(|_| env.compose_bin.is_some());
+            checks.extend(chosen.map(|why| Check::Note(format!("DCE_COMPOSE_BIN does not work: {why}"))));
+            return Some(candidate.words);
+        };
+        failed.push(format!("`{}`: {why}", candidate.words));
     }
-
-    pub(crate) fn problem(&self) -> Option<String> {
-        self.found.is_none().then(|| "Install Docker or Podman with compose support.".to_owned())
-    }
-
-    /// What to know besides: why there is none, or why it is not the one that was asked for.
-    pub(crate) fn notes(&self, env: &Env) -> Vec<String> {
-        match &self.found {
-            Some(_) if env.compose_bin.is_some() => {
-                self.tried.first().map(|tried| format!("DCE_COMPOSE_BIN does not work: {tried}")).into_iter().collect()
-            }
-            Some(_) => Vec::new(),
-            None => self.tried.iter().map(|tried| format!("no compose: {tried}")).collect(),
-        }
-    }
+    checks.push(Check::Fail("Install Docker or Podman with compose support.".to_owned()));
+    checks.extend(failed.into_iter().map(|why| Check::Note(format!("no compose: {why}"))));
+    None
 }
 
 fn candidates(env: &Env) -> Vec<Candidate> {
@@ -62,7 +44,7 @@ fn candidates(env: &Env) -> Vec<Candidate> {
     let chosen = env.compose_bin.as_ref().map(|chosen| {
         let words = chosen.to_string_lossy();
         let is_a_program = env.program(&words).is_some();
-        // A path with blanks in it is one word; `docker compose` is two.
+        // A path with blanks is one word; `docker compose` is two.
         let check = if is_a_program { vec![words.to_string(), "version".to_owned()] } else { own(&words).check };
         Candidate { words: printable(chosen.as_bytes()), check, also_needs: None }
     });
@@ -86,18 +68,17 @@ impl Candidate {
         }
         let mut command = child::command(program);
         command.args(&self.check[1..]).env_remove("DISCORD_TOKEN");
-        let finished = match child::run(&mut command, WITHIN, Some(cancel)) {
+        let finished = match child::run(&mut command, ANSWER_TIMEOUT, cancel) {
             Ok(finished) => finished,
-            Err(error) => return Some(crate::bounded::plain(&error)),
+            Err(error) => return Some(plain(&error)),
         };
         let call = self.check.join(" ");
         match finished.end {
             End::Exited(status) if status.success() => None,
-            End::Exited(status) => Some(match status.code() {
-                Some(code) => format!("`{call}` failed with exit code {code}"),
-                None => format!("`{call}` was killed by signal {}", status.signal().unwrap_or(0)),
-            }),
-            End::TimedOut | End::Cancelled => Some(format!("`{call}` did not answer within {} s", WITHIN.as_secs())),
+            End::Exited(status) => Some(format!("`{call}` failed with {}", child::status_text(status))),
+            End::TimedOut | End::Cancelled => {
+                Some(format!("`{call}` did not answer within {} s", ANSWER_TIMEOUT.as_secs()))
+            }
         }
     }
 }

@@ -1,132 +1,136 @@
 //! Whether there is room to scrape.
 
-use crate::bounded::plain;
-use crate::lock::mounts;
-use crate::text::{path, printable};
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
-use nix::sys::statvfs::fstatvfs;
+use crate::env::Env;
+use crate::handoff::check::Check;
+use crate::sys::file::plain;
+use crate::sys::mounts;
+use crate::target::Resolved;
+use crate::text::{self, path, printable};
+use anyhow::anyhow;
+use rustix::fs::{CWD, Mode, OFlags, fstatvfs, openat};
+use serde::Serialize;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// The file systems that a scrape writes to.
+#[derive(Serialize)]
 pub(crate) struct Disk {
+    /// Minimum free space, in MiB; 0 means no check.
+    min_free_mib: u64,
     /// The archive's first; one when both folders are on the same.
-    pub(crate) file_systems: Vec<FileSystem>,
+    file_systems: Vec<FileSystem>,
     /// What could not be looked at, and why.
-    pub(crate) unreadable: Vec<String>,
-    /// So much must be free, in MiB; 0 means no check.
-    pub(crate) need_mib: u64,
+    #[serde(skip)]
+    unreadable: Vec<String>,
+    #[serde(skip)]
     archive_root: PathBuf,
 }
 
-/// Sizes are in bytes.
-pub(crate) struct FileSystem {
-    pub(crate) source: String,
-    pub(crate) mount: PathBuf,
-    pub(crate) total: u64,
-    pub(crate) used: u64,
+#[derive(Serialize)]
+struct FileSystem {
+    source: String,
+    #[serde(serialize_with = "text::lossy")]
+    mount: PathBuf,
+    total_bytes: u64,
+    used_bytes: u64,
     /// What an ordinary user may still write.
-    pub(crate) available: u64,
+    available_bytes: u64,
+    #[serde(skip)]
     device: (u32, u32),
 }
 
 impl Disk {
     /// Looks at the file systems of the archive and of the repository.
-    pub(crate) fn look(archive_root: Option<&Path>, repo_root: &Path, need_mib: u64) -> Disk {
+    pub(crate) fn look(resolved: &Resolved, env: &Env) -> anyhow::Result<Disk> {
+        let min_free_mib = env.min_free_mib.as_ref().map_err(|text| {
+            let shown = printable(text.as_encoded_bytes());
+            anyhow!("DCE_MIN_FREE_MB is `{shown}`, not a number\nhint: give it in MiB; 0 means no check")
+        })?;
+        let archive_root = resolved.archive_root.as_ref().map(|root| &*root.path);
+        Ok(Disk::of(archive_root, &resolved.repo_root, *min_free_mib))
+    }
+
+    fn of(archive_root: Option<&Path>, repo_root: &Path, min_free_mib: u64) -> Disk {
         let archive_root = archive_root.unwrap_or(repo_root);
-        let mut disk = Disk {
-            file_systems: Vec::new(),
-            unreadable: Vec::new(),
-            need_mib,
-            archive_root: archive_root.to_path_buf(),
-        };
+        let mut file_systems: Vec<FileSystem> = Vec::new();
+        let mut unreadable = Vec::new();
         for (name, folder) in [("archive_root", archive_root), ("repo_root", repo_root)] {
             match FileSystem::of(folder) {
-                Ok(found) if disk.file_systems.iter().all(|known| known.device != found.device) => {
-                    disk.file_systems.push(found);
-                }
+                Ok(found) if file_systems.iter().all(|known| known.device != found.device) => file_systems.push(found),
                 Ok(_) => {}
-                Err(error) => disk.unreadable.push(format!(
-                    "cannot tell the free space of {name} ({}): {}",
+                Err(error) => unreadable.push(format!(
+                    "cannot determine the free space of {name} ({}): {}",
                     path(folder),
                     plain(&error)
                 )),
             }
         }
-        disk
+        Disk { min_free_mib, file_systems, unreadable, archive_root: archive_root.to_path_buf() }
+    }
+
+    pub(crate) fn checks(&self) -> Vec<Check> {
+        if self.min_free_mib == 0 {
+            return vec![Check::Ok("disk: check skipped (DCE_MIN_FREE_MB=0)".to_owned())];
+        }
+        let (enough, scarce): (Vec<&FileSystem>, Vec<&FileSystem>) =
+            self.file_systems.iter().partition(|file_system| file_system.available_mib() >= self.min_free_mib);
+        let ok = |file_system: &FileSystem| {
+            let (mount, free) = (path(&file_system.mount), file_system.available_mib());
+            Check::Ok(format!("disk: {mount} has {free} MiB free (need {} MiB)", self.min_free_mib))
+        };
+        let fail = |file_system: &FileSystem| {
+            Check::Fail(format!(
+                "Insufficient disk space on {}: {} MiB free, need at least {} MiB under archive_root ({}). \
+                 Free space before scraping.",
+                path(&file_system.mount),
+                file_system.available_mib(),
+                self.min_free_mib,
+                path(&self.archive_root)
+            ))
+        };
+        let unreadable = self.unreadable.iter().cloned().map(Check::Fail);
+        enough.into_iter().map(ok).chain(unreadable).chain(scarce.into_iter().map(fail)).collect()
     }
 
     /// The rows of `df -hP`.
     pub(crate) fn table(&self) -> String {
         let row = |file_system: &FileSystem| {
-            let all = file_system.used.saturating_add(file_system.available);
-            let percent = (all > 0).then(|| (u128::from(file_system.used) * 100).div_ceil(u128::from(all)));
+            let all = file_system.used_bytes.saturating_add(file_system.available_bytes);
+            let percent = (all > 0).then(|| (u128::from(file_system.used_bytes) * 100).div_ceil(u128::from(all)));
             [
                 file_system.source.clone(),
-                human(file_system.total),
-                human(file_system.used),
-                human(file_system.available),
+                human(file_system.total_bytes),
+                human(file_system.used_bytes),
+                human(file_system.available_bytes),
                 percent.map_or_else(|| "-".to_owned(), |percent| format!("{percent}%")),
                 path(&file_system.mount),
             ]
         };
         let header = ["Filesystem", "Size", "Used", "Avail", "Use%", "Mounted on"].map(str::to_owned);
         let rows: Vec<[String; 6]> = std::iter::once(header).chain(self.file_systems.iter().map(row)).collect();
-        crate::text::table(&rows, [14, 5, 5, 5, 4, 0], 1..5)
-    }
-
-    /// A line for each file system with room enough.
-    pub(crate) fn lines(&self) -> Vec<String> {
-        if self.need_mib == 0 {
-            return vec!["disk: check skipped (DCE_MIN_FREE_MB=0)".to_owned()];
-        }
-        let enough = self.file_systems.iter().filter(|file_system| file_system.available_mib() >= self.need_mib);
-        let line = |file_system: &FileSystem| {
-            let (mount, free) = (path(&file_system.mount), file_system.available_mib());
-            format!("disk: {mount} has {free} MiB free (need {} MiB)", self.need_mib)
-        };
-        enough.map(line).collect()
-    }
-
-    pub(crate) fn problems(&self) -> Vec<String> {
-        if self.need_mib == 0 {
-            return Vec::new();
-        }
-        let scarce = self.file_systems.iter().filter(|file_system| file_system.available_mib() < self.need_mib);
-        let problem = |file_system: &FileSystem| {
-            format!(
-                "Insufficient disk space on {}: {} MiB free, need at least {} MiB under archive_root ({}). \
-                 Free space before scraping.",
-                path(&file_system.mount),
-                file_system.available_mib(),
-                self.need_mib,
-                path(&self.archive_root)
-            )
-        };
-        self.unreadable.iter().cloned().chain(scarce.map(problem)).collect()
+        text::table(&rows, [14, 5, 5, 5, 4, 0], 1..5)
     }
 }
 
 impl FileSystem {
     fn of(folder: &Path) -> io::Result<FileSystem> {
-        let folder = open(folder, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-        let mount = mounts::place(&folder)?.mount;
+        let folder = openat(CWD, folder, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let mount = mounts::find(&folder)?.mount;
         let space = fstatvfs(&folder)?;
-        let bytes = |blocks: u64| blocks.saturating_mul(space.fragment_size());
+        let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
         Ok(FileSystem {
             source: printable(mount.source.as_bytes()),
             mount: mount.point,
-            total: bytes(space.blocks()),
-            used: bytes(space.blocks().saturating_sub(space.blocks_free())),
-            available: bytes(space.blocks_available()),
+            total_bytes: bytes(space.f_blocks),
+            used_bytes: bytes(space.f_blocks.saturating_sub(space.f_bfree)),
+            available_bytes: bytes(space.f_bavail),
             device: (mount.major, mount.minor),
         })
     }
 
     fn available_mib(&self) -> u64 {
-        self.available >> 20
+        self.available_bytes >> 20
     }
 }
 
@@ -153,6 +157,7 @@ fn human(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handoff::check::problems;
 
     #[test]
     fn sizes_are_rounded_as_df_rounds_them() {
@@ -176,8 +181,8 @@ mod tests {
 
     #[test]
     fn one_file_system_is_one_row_and_columns_are_dfs() {
-        let disk = Disk::look(Some(Path::new("/")), Path::new("/."), 1);
-        assert_eq!((disk.file_systems.len(), disk.problems()), (1, Vec::new()));
+        let disk = Disk::of(Some(Path::new("/")), Path::new("/."), 1);
+        assert_eq!((disk.file_systems.len(), problems(&disk.checks())), (1, Vec::new()));
         let table = disk.table();
         let header = table.lines().next().unwrap();
         assert!(header.starts_with("Filesystem") && header.ends_with("Size  Used Avail Use% Mounted on"), "{table}");
@@ -186,11 +191,12 @@ mod tests {
 
     #[test]
     fn too_little_room_and_no_folder_are_problems_unless_unchecked() {
-        let look = |folder: &str, need_mib| Disk::look(Some(Path::new(folder)), Path::new("/"), need_mib).problems();
+        let look =
+            |folder: &str, need_mib| problems(&Disk::of(Some(Path::new(folder)), Path::new("/"), need_mib).checks());
         assert!(look("/", u64::MAX)[0].starts_with("Insufficient disk space on /: "));
         assert_eq!(
             look("/no/such", 1),
-            ["cannot tell the free space of archive_root (/no/such): no such file or directory"]
+            ["cannot determine the free space of archive_root (/no/such): no such file or directory"]
         );
         assert_eq!(look("/no/such", 0), [""; 0]);
     }

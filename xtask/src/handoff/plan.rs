@@ -1,7 +1,7 @@
-//! What a scrape would work on.
+//! Which targets and channels a scrape would work on.
 
 use crate::config::targets::{ScrapeConfig, Target};
-use crate::handoff::archives::{Row, RowState, is_channel_id};
+use crate::handoff::archives::{Found, Row, is_channel_id};
 use crate::text::{path, printable, shell_word};
 use anyhow::bail;
 use std::fmt::Write;
@@ -18,8 +18,8 @@ pub(crate) enum Selection<'a> {
 }
 
 impl<'a> Selection<'a> {
-    /// What `--target` and `--channel` mean in this config.
-    pub(crate) fn of(
+    /// Resolves `--target` and `--channel`.
+    pub(crate) fn new(
         name: Option<&str>,
         channels: &'a [String],
         config: &'a ScrapeConfig,
@@ -43,7 +43,7 @@ impl<'a> Selection<'a> {
         }
         for channel in channels {
             if !is_channel_id(channel) {
-                bail!("`{}` is no channel id\nhint: an id has 16 to 22 digits", printable(channel.as_bytes()));
+                bail!("`{}` is not a channel id\nhint: an id has 16 to 22 digits", printable(channel.as_bytes()));
             }
             if !target.channel_ids.is_empty() && !target.channel_ids.contains(channel) {
                 bail!(outside(channel, target, "its channel_ids in the config"));
@@ -52,22 +52,22 @@ impl<'a> Selection<'a> {
         Ok(Selection::One { target, channels })
     }
 
-    /// Refuses channels that only the archive can vouch for and does not.
+    /// Without `channel_ids`, refuses channels that the archive has no export of.
     pub(crate) fn check_seeded(&self, rows: &[Row]) -> anyhow::Result<()> {
         let Selection::One { target, channels } = self else { return Ok(()) };
         if !target.channel_ids.is_empty() {
             return Ok(());
         }
         let row = rows.iter().find(|row| std::ptr::eq(row.target, *target));
-        // An archive that is not there or not readable is told in the report, and vouches for nobody.
-        let Some(RowState::Looked(archive)) = row.map(|row| &row.state) else { return Ok(()) };
+        // An archive that is missing or unreadable is reported as such.
+        let Some(Found::Archive(archive)) = row.map(|row| &row.found) else { return Ok(()) };
         match channels.iter().find(|channel| archive.faults.is_empty() && !archive.has(channel)) {
             Some(channel) => bail!(outside(channel, target, "the channels that its archive has exports of")),
             None => Ok(()),
         }
     }
 
-    /// The plan under its title, as the shell originals print it.
+    /// The plan with its title, as the shell originals print it.
     pub(crate) fn text(&self, title: &str, config_path: &Path, config: &ScrapeConfig) -> String {
         let mut text = format!("=== {title} run plan ===\nConfig: {}\n", path(config_path));
         let targets: Vec<&Target> = match self {
@@ -89,14 +89,14 @@ impl<'a> Selection<'a> {
     pub(crate) fn arguments(&self) -> String {
         let Selection::One { target, channels } = self else { return String::new() };
         let channels = channels.iter().map(|channel| format!(" --channel {channel}"));
-        // With `=`, as a name may start with a dash.
+        // A name may start with a dash.
         let dash = if target.name.starts_with('-') { "=" } else { " " };
         format!(" --target{dash}{}", shell_word(&target.name)) + &channels.collect::<String>()
     }
 }
 
 impl Target {
-    /// The folder as the config has it, fit to be printed.
+    /// The folder as written in the config, made safe to print.
     pub(crate) fn shown_dir(&self) -> String {
         self.output_dir.as_ref().map_or_else(|| "-".to_owned(), |folder| printable(folder.written.as_bytes()))
     }
@@ -110,7 +110,7 @@ fn outside(channel: &str, target: &Target, of: &str) -> String {
     )
 }
 
-/// A hint at the name that was probably meant.
+/// A hint naming the target that was probably meant.
 fn closest(name: &str, config: &ScrapeConfig) -> String {
     let likeness = |target: &&Target| (strsim::jaro_winkler(name, &target.name) * 1e6) as u64;
     match config.enabled().max_by_key(likeness) {

@@ -1,15 +1,13 @@
-//! Taking the lock, and reclaiming what a killed scrape left. By the host runner's rules:
-//! the lock file is never removed, and the lock is a flock that children share.
+//! Taking the lock, and reclaiming what a killed scrape left. By the host runner's rules: the lock file is
+//! never removed, and the lock is a flock that children share.
 
-use crate::bounded::{irregular, plain};
-use crate::lock::identity::stat_id;
 use crate::lock::path::sidecar_path;
-use crate::lock::sidecar::{self, Found, RecordedPid};
-use crate::lock::{Claim, claim, lost, proc};
+use crate::lock::sidecar::Claim;
+use crate::lock::unlinked;
+use crate::sys::file::{irregular, plain, stat_id};
+use crate::sys::procfs;
 use crate::text::path;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
-use rustix::fs::{AtFlags, CWD, FlockOperation, flock};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use std::fmt;
 use std::fs::{self, File};
@@ -19,8 +17,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// How often a lock file that is replaced while it is taken is opened afresh.
-const TRIES: usize = 5;
+/// How often a lock file that is replaced while it is being taken is opened afresh.
+const MAX_TRIES: usize = 5;
 
 /// Why the lock was not taken.
 #[derive(Debug)]
@@ -30,8 +28,8 @@ pub(crate) enum Refusal {
     Failed(String),
 }
 
-/// The lock, taken. It is let go when this and all copies of its descriptor are closed: an
-/// explicit unlock would take it from children that still scrape.
+/// The lock, taken. It is released when this and all copies of its descriptor are closed: an explicit unlock
+/// would take it away from children that still scrape.
 #[derive(Debug)]
 pub(crate) struct Guard {
     lock: PathBuf,
@@ -48,33 +46,34 @@ impl fmt::Display for Refusal {
 }
 
 impl Guard {
-    /// Takes the lock exclusively, without waiting; makes its folder and file where they are
-    /// missing. Refused as well while somebody holds a lock file that was deleted, replaced or
-    /// moved aside: that scrape runs.
+    /// Takes the lock exclusively, without waiting, and creates its folder and file if needed. Refused too
+    /// while somebody holds a lock file that was deleted, replaced or moved: that scrape runs.
     pub(crate) fn acquire(lock: &Path) -> Result<Guard, Refusal> {
         let folder = lock.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder).map_err(|error| failed("make the folder", folder, &error))?;
+        fs::create_dir_all(folder).map_err(|error| failed("create the folder", folder, &error))?;
         let is_new = !lock.exists();
-        let guard = Guard::take(lock, OFlag::O_CREAT)?;
-        // Looked for only where there is a sign of it, as it costs a walk through all processes.
+        let guard = Guard::take(lock, OFlags::CREATE)?;
+        // Only with a sign of one, as it costs a walk through all processes.
         let has_sign = is_new || sidecar_path(lock).symlink_metadata().is_ok();
-        if has_sign && !lost::holders(lock).is_empty() { Err(Refusal::Held) } else { Ok(guard) }
+        let is_held_unlinked = has_sign && !unlinked::search(lock, &Claim::read(lock)).search.holders.is_empty();
+        if is_held_unlinked { Err(Refusal::Held) } else { Ok(guard) }
     }
 
-    /// Takes the lock of a file that is there.
+    /// Takes the lock of an existing file.
     pub(crate) fn acquire_existing(lock: &Path) -> Result<Guard, Refusal> {
-        Guard::take(lock, OFlag::empty())
+        Guard::take(lock, OFlags::empty())
     }
 
-    fn take(lock: &Path, more: OFlag) -> Result<Guard, Refusal> {
-        for _ in 0..TRIES {
+    fn take(lock: &Path, more: OFlags) -> Result<Guard, Refusal> {
+        for _ in 0..MAX_TRIES {
             let file = open_lock(lock, more)?;
+            #[expect(clippy::disallowed_methods, reason = "this is where the lock is taken")]
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => return Err(Refusal::Held),
                 Err(errno) => return Err(failed("lock", lock, &errno.into())),
             }
-            // Whoever replaced the file meanwhile may let others lock the new one.
+            // If the file was replaced meanwhile, others may lock the new one.
             let ours = stat_id(&file, "", AtFlags::EMPTY_PATH).ok();
             if ours.is_some() && stat_id(CWD, lock, AtFlags::empty()).ok() == ours {
                 return Ok(Guard { lock: lock.to_path_buf(), file });
@@ -83,23 +82,23 @@ impl Guard {
         Err(Refusal::Failed(format!("the lock file `{}` keeps being replaced", path(lock))))
     }
 
-    /// Lets children inherit the descriptor: the lock lives as long as the scrape does.
+    /// Lets children inherit the descriptor, so that the lock lives as long as the scrape does.
     pub(crate) fn share(&self) -> io::Result<()> {
         Ok(fcntl_setfd(&self.file, FdFlags::empty())?)
     }
 
-    /// Writes the sidecar, at once: a reader never sees half of it. `cmd` is what is run.
+    /// Writes the sidecar atomically. `cmd` is the command line that runs under the lock.
     pub(crate) fn record(&self, cmd: &str) -> Result<(), Refusal> {
         let sidecar = sidecar_path(&self.lock);
-        // Only who holds the lock writes here, so that the name needs no chance; whatever a
-        // killed predecessor or a stranger left there goes first, and is not followed.
+        // Only the holder writes here, so the name need not be random. What a killed predecessor or a
+        // stranger left there is removed first, not followed.
         let mut temporary = sidecar.clone().into_os_string();
         temporary.push(".new");
         let cannot = |error: io::Error| {
             _ = fs::remove_file(&temporary);
             failed("write the sidecar", &sidecar, &error)
         };
-        remove_if_there(Path::new(&temporary)).map_err(cannot)?;
+        remove_if_present(Path::new(&temporary)).map_err(cannot)?;
         let mut options = File::options();
         let mut file = options.write(true).create_new(true).mode(0o644).open(&temporary).map_err(cannot)?;
         file.write_all(self.sidecar_text(cmd).as_bytes()).map_err(cannot)?;
@@ -110,57 +109,54 @@ impl Guard {
         let mut text = format!("pid={}\n", std::process::id());
         text += &format!("started={}\n", humantime::format_rfc3339_seconds(SystemTime::now()));
         text += &format!("cmd={cmd}\n");
-        text += &proc::host().map(|host| format!("host={host}\n")).unwrap_or_default();
-        text + &proc::boot_id().map(|id| format!("boot_id={id}\n")).unwrap_or_default()
+        text += &procfs::host().map(|host| format!("host={host}\n")).unwrap_or_default();
+        text + &procfs::boot_id().map(|id| format!("boot_id={id}\n")).unwrap_or_default()
     }
 
-    /// Removes the sidecar that this process wrote, while it still has the lock, and lets go.
+    /// Removes the sidecar that this process wrote, while it still has the lock, and releases the lock.
     pub(crate) fn release(self) -> Result<(), Refusal> {
-        let is_ours = |pid: u64| pid == u64::from(std::process::id());
-        match sidecar::read(&self.lock) {
-            Found::Sidecar(sidecar) if matches!(sidecar.pid, Some(RecordedPid::Usable(pid)) if is_ours(pid)) => {
-                self.remove_sidecar()
-            }
-            // The lock file was deleted under us, and the sidecar is somebody else's.
+        match Claim::read(&self.lock) {
+            Claim::Recorded(recorded) if recorded.pid == u64::from(std::process::id()) => self.remove_sidecar(),
+            // The lock file was deleted, and this is somebody else's sidecar.
             _ => Ok(()),
         }
     }
 
-    /// Removes the sidecar of a scrape that was killed, if it is still that of `pid` and `pid`
-    /// still does not run; None when it is gone already.
+    /// Removes the sidecar of a scrape that was killed, if it is still that of `pid` and `pid` still does not
+    /// run; None when it is already gone.
     pub(crate) fn reclaim(self, pid: u64) -> Result<Option<PathBuf>, Refusal> {
-        match claim(sidecar::read(&self.lock)) {
+        match Claim::read(&self.lock) {
             Claim::None => Ok(None),
-            Claim::Recorded(now) if now.pid == pid && now.is_running() == Some(false) => {
+            Claim::Recorded(now) if now.pid == pid && now.writer.is_running() == Some(false) => {
                 self.remove_sidecar()?;
                 Ok(Some(sidecar_path(&self.lock)))
             }
-            _ => Err(Refusal::Failed("the sidecar changed while it was looked at; nothing was removed".to_owned())),
+            _ => Err(Refusal::Failed("the sidecar changed in the meantime; nothing was removed".to_owned())),
         }
     }
 
     fn remove_sidecar(&self) -> Result<(), Refusal> {
         let sidecar = sidecar_path(&self.lock);
-        remove_if_there(&sidecar).map_err(|error| failed("remove the sidecar", &sidecar, &error))
+        remove_if_present(&sidecar).map_err(|error| failed("remove the sidecar", &sidecar, &error))
     }
 }
 
-fn remove_if_there(file: &Path) -> io::Result<()> {
+fn remove_if_present(file: &Path) -> io::Result<()> {
     match fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-fn open_lock(lock: &Path, more: OFlag) -> Result<OwnedFd, Refusal> {
-    // Looked at first: opening a device may do something.
-    if let Ok(found) = open(lock, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+fn open_lock(lock: &Path, more: OFlags) -> Result<OwnedFd, Refusal> {
+    // Looked at first: opening a device may have an effect.
+    if let Ok(found) = openat(CWD, lock, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         && let Ok(Some(kind)) = irregular(&found)
     {
         return Err(Refusal::Failed(format!("the lock path `{}` is {kind}, not a regular file", path(lock))));
     }
-    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | more;
-    open(lock, flags, Mode::from_bits_truncate(0o644))
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY | more;
+    openat(CWD, lock, flags, Mode::from_raw_mode(0o644))
         .map_err(|errno| failed("open the lock file", lock, &errno.into()))
 }
 
@@ -171,6 +167,7 @@ fn failed(what: &str, at: &Path, error: &io::Error) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::Foreign;
 
     #[test]
     fn a_taken_lock_is_refused_and_its_sidecar_goes_with_it() {
@@ -180,11 +177,11 @@ mod tests {
         assert!(matches!(Guard::acquire(&lock), Err(Refusal::Held)));
         std::os::unix::fs::symlink("/nonexistent", folder.path().join("new/folder/lock.meta.new")).unwrap();
         guard.record("a b").unwrap();
-        let Found::Sidecar(sidecar) = sidecar::read(&lock) else { panic!("no sidecar") };
-        assert_eq!(sidecar.pid, Some(RecordedPid::Usable(std::process::id().into())));
-        assert_eq!((sidecar.cmd.as_deref(), sidecar.boot_id().is_some()), (Some(&b"a b"[..]), true));
+        let Claim::Recorded(recorded) = Claim::read(&lock) else { panic!("no sidecar") };
+        assert_eq!((recorded.pid, recorded.writer.is_running()), (std::process::id().into(), Some(true)));
+        assert_eq!(recorded.cmd, Some(Foreign(b"a b".into())));
         guard.release().unwrap();
-        assert_eq!(sidecar::read(&lock), Found::Nothing);
+        assert_eq!(Claim::read(&lock), Claim::None);
         assert!(lock.exists());
     }
 

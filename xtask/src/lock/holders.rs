@@ -1,39 +1,45 @@
-//! Who really has the locked descriptor.
+//! Which processes have the locked descriptor.
 //!
-//! The pid in `/proc/locks` is that of whoever took the lock: for the host runner the
-//! `flock` program, long gone. The lock belongs to the open file description, and the
-//! processes that share it have a `lock:` line for it in `/proc/PID/fdinfo/FD`.
+//! The pid in `/proc/locks` is that of the process that took the lock: for the host runner the `flock`
+//! program, long gone. The lock belongs to the open file description, and every process that shares it
+//! has a `lock:` line in `/proc/PID/fdinfo/FD`.
 
-use crate::lock::identity::{LockFile, stat_id};
-use crate::lock::proc;
+use crate::lock::file::LockFile;
 use crate::lock::table::{Entry, LockType, fdinfo_entries};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat};
+use crate::sys::file::stat_id;
+use crate::sys::procfs::{self, numbers_in, processes};
+use crate::text::Foreign;
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+use serde::Serialize;
 use std::io;
 use std::time::SystemTime;
 
 /// A process that has the locked descriptor.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Holder {
     pub(crate) pid: i32,
-    /// The program's name; foreign text.
-    pub(crate) command: String,
-    /// When it started, where that can be told.
+    /// The program's name.
+    pub(crate) command: Foreign,
+    /// When it started, if known.
+    #[serde(skip)]
     pub(crate) started: Option<SystemTime>,
 }
 
 impl Holder {
     pub(crate) fn of(pid: i32) -> Holder {
-        let started = u64::try_from(pid).ok().and_then(proc::started_at);
-        Holder { pid, command: proc::command(pid).unwrap_or_default(), started }
+        let started = u64::try_from(pid).ok().and_then(procfs::started_at);
+        Holder { pid, command: Foreign(procfs::command(pid).unwrap_or_default().into()), started }
     }
 }
 
-/// What a look through all processes found.
-#[derive(Debug, PartialEq, Eq)]
+/// The result of a walk through all processes.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Search {
     /// By pid.
     pub(crate) holders: Vec<Holder>,
-    /// Every process could be looked into.
+    /// Every process could be inspected.
+    #[serde(rename = "holders_complete")]
     pub(crate) is_complete: bool,
 }
 
@@ -42,11 +48,11 @@ pub(crate) fn search(file: &LockFile) -> Search {
     search_for(|pid| has_lock(pid, file))
 }
 
-/// Asks of every process whether it has what is looked for.
+/// Collects the processes for which `has_it` is true.
 pub(crate) fn search_for(mut has_it: impl FnMut(i32) -> io::Result<bool>) -> Search {
     let pids = processes();
-    // Pid 1 always runs: where it does not show, `/proc` is mounted with `hidepid` (proc(5)).
-    let shows_all = proc::sees_every_process() && pids.contains(&1);
+    // Pid 1 always runs: if it is missing, `/proc` is mounted with `hidepid` (proc(5)).
+    let shows_all = procfs::sees_every_process() && pids.contains(&1);
     let mut search = Search { holders: Vec::new(), is_complete: shows_all };
     for pid in pids {
         match has_it(pid) {
@@ -60,14 +66,9 @@ pub(crate) fn search_for(mut has_it: impl FnMut(i32) -> io::Result<bool>) -> Sea
     search
 }
 
-/// The pids of all processes that can be seen.
-pub(crate) fn processes() -> Vec<i32> {
-    numbers_in("/proc").map(|(_, pids)| pids).unwrap_or_default()
-}
-
 /// Whether an error means that the process ended while it was looked at.
 fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ESRCH))
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::SRCH))
 }
 
 fn has_lock(pid: i32, file: &LockFile) -> io::Result<bool> {
@@ -83,18 +84,7 @@ fn has_lock(pid: i32, file: &LockFile) -> io::Result<bool> {
     Ok(false)
 }
 
-/// What the kernel tells about a descriptor.
+/// The kernel's description of a descriptor.
 pub(crate) fn fdinfo(pid: impl std::fmt::Display, fd: i32) -> Option<String> {
-    proc::read(&format!("/proc/{pid}/fdinfo/{fd}")).ok()
-}
-
-/// A folder of `/proc`, and the numbers that are names in it.
-pub(crate) fn numbers_in(path: &str) -> io::Result<(Dir, Vec<i32>)> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut folder = Dir::new(openat(rustix::fs::CWD, path, flags, Mode::empty())?)?;
-    let mut numbers = Vec::new();
-    for entry in &mut folder {
-        numbers.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()));
-    }
-    Ok((folder, numbers))
+    procfs::read(&format!("/proc/{pid}/fdinfo/{fd}")).ok()
 }

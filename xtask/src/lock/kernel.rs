@@ -1,45 +1,44 @@
 //! What the kernel says about the lock, without taking it.
 //!
-//! A probe that takes the lock, even for microseconds, makes a scrape that starts in
-//! that moment fail, and two status runs see each other. So the kernel's table is
-//! read instead, and its absences are believed only where they prove something.
+//! A probe that takes the lock, even for microseconds, makes a scrape that starts at that moment fail,
+//! and two status runs would see each other. So the kernel's table is read instead, and an absence from
+//! it is believed only where it proves something.
 
-use crate::bounded::{self, plain};
-use crate::lock::holders::{self, Holder, Search};
-use crate::lock::identity::{self, LockFile};
-use crate::lock::proc;
+use crate::lock::file::{self, LockFile};
+use crate::lock::holders::{self, Search};
 use crate::lock::table::{Entry, LockKey, LockType, entries_about};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use crate::sys::file::{plain, reopen};
+use crate::sys::procfs;
+use rustix::fs::{FlockOperation, PROC_SUPER_MAGIC, flock, fstatfs};
+use rustix::io::Errno;
+use serde::Serialize;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// A table of at most this many bytes came in one piece: `read` gives whole lines up
-/// to a page of 4,096 bytes (seq_read_iter in the kernel's fs/seq_file.c), and this
-/// leaves room for a line that did not fit because many wait for its lock.
-const ONE_PIECE: usize = 2048;
+/// A table of at most this size came in one piece: `read` gives whole lines up to a page of 4,096 bytes
+/// (seq_read_iter in the kernel's fs/seq_file.c), and this leaves room for a line that did not fit because
+/// many wait for its lock.
+const ONE_PIECE_MAX_BYTES: usize = 2048;
 
-/// How many equal readings of a longer table prove an absence.
-const STEADY_READINGS: usize = 3;
+/// Equal readings of a longer table that prove an absence.
+const EQUAL_READINGS: usize = 3;
 
-/// How many readings of a table that keeps changing do. One misses a held lock about
-/// once in 75 times when 200 other locks come and go.
-const RESTLESS_READINGS: usize = 12;
+/// Readings of a table that keeps changing. They miss a held lock about once in 75 times when 200 other
+/// locks come and go.
+const MAX_READINGS: usize = 12;
 
-/// The longest table that is read, in bytes: about a million locks.
-const LONGEST_TABLE: usize = 64 << 20;
+/// Maximum size read of the table: about a million locks.
+const TABLE_MAX_BYTES: usize = 64 << 20;
 
-/// How long after a shared lock was seen it is looked at again, and how often: it may
-/// be the probe of another status run.
-const SHARED_LOCK_RECHECK: Duration = Duration::from_millis(50);
+/// After a shared lock was seen it is looked at again: it may be the probe of another status run.
+const SHARED_LOCK_INTERVAL: Duration = Duration::from_millis(50);
 const SHARED_LOCK_LOOKS: usize = 4;
 
-/// How often a lock that changes during the look is looked at afresh.
-const LOOKS: usize = 3;
+/// How often a lock that changes during a look is looked at afresh.
+const MAX_LOOKS: usize = 3;
 
 /// The kernel's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,17 +47,17 @@ pub(crate) enum KernelLock {
     NoFile,
     NotHeld,
     Held,
-    /// A process has a flock on the file that was at the path before it was deleted,
-    /// replaced or moved aside.
-    HeldLost,
-    /// It cannot be told, and why.
+    /// A process has a flock on the file that was at the path before it was deleted, replaced or moved.
+    HeldUnlinked,
+    /// It is unknown, and why.
     Unknown(String),
 }
 
 /// How the answer was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum ObservedVia {
-    /// There is no file to be locked.
+    /// There is no lock file.
     Path,
     /// `/proc/locks`.
     ProcLocks,
@@ -70,32 +69,32 @@ pub(crate) enum ObservedVia {
     Nothing,
 }
 
-/// The kernel's answer with what came along.
+/// The kernel's answer with its circumstances.
 #[derive(Debug)]
 pub(crate) struct Sighting {
     pub(crate) lock: KernelLock,
     pub(crate) via: ObservedVia,
     /// Held by fcntl(2), which does not exclude a flock on this machine.
     pub(crate) is_fcntl_lock: bool,
-    /// How many processes are seen to wait for it.
+    /// Number of processes that wait for it.
     pub(crate) waiters: usize,
-    /// Looked for when the lock is held.
+    /// Who has it, when it is held.
     pub(crate) search: Search,
 }
 
 /// Looks at the lock.
 pub(crate) fn look(lock: &Path) -> Sighting {
     let mut last = Sighting::unknown("the lock file keeps being replaced");
-    for _ in 0..LOOKS {
-        let file = match identity::find(lock) {
-            Ok(Some(file)) => file,
+    for _ in 0..MAX_LOOKS {
+        let found = match file::find(lock) {
+            Ok(Some(found)) => found,
             Ok(None) => return Sighting::new(KernelLock::NoFile, ObservedVia::Path),
             Err(error) => return Sighting::unknown(format!("cannot look at the lock file: {}", plain(&error))),
         };
-        let sighting = look_at(&file);
+        let sighting = look_at(&found);
         match sighting.lock {
-            KernelLock::NotHeld if !identity::still_names(lock, &file) => {}
-            // It was let go before its holder was found.
+            KernelLock::NotHeld if !file::still_names(lock, &found) => {}
+            // It was released before its holder was found.
             KernelLock::Held if sighting.search.holders.is_empty() && sighting.search.is_complete => last = sighting,
             _ => return sighting,
         }
@@ -118,14 +117,14 @@ fn look_at(file: &LockFile) -> Sighting {
     if let Some(kind) = file.irregular {
         return Sighting::unknown(format!("the lock path is {kind}, not a regular file"));
     }
-    if table.is_ok() && file.is_local && proc::sees_every_process() {
+    if table.is_ok() && file.is_local && procfs::sees_every_process() {
         return Sighting::new(KernelLock::NotHeld, ObservedVia::ProcLocks);
     }
     look_closer(file)
 }
 
-/// Where an absence from the table proves nothing: in a container, on a network file
-/// system, without `/proc/locks`.
+/// Looks where an absence from the table proves nothing: in a container, on a network file system,
+/// without `/proc/locks`.
 fn look_closer(file: &LockFile) -> Sighting {
     let search = holders::search(file);
     if !search.holders.is_empty() {
@@ -138,22 +137,19 @@ fn look_closer(file: &LockFile) -> Sighting {
     }
 }
 
-/// Whether somebody holds the lock exclusively, found by taking it shared for a moment.
+/// Whether somebody holds the lock exclusively, found out by taking it shared for a moment.
 fn probe(file: &LockFile) -> io::Result<bool> {
-    let opened = bounded::reopen(&file.path_fd)?;
     #[expect(clippy::disallowed_methods, reason = "the last resort, and only there")]
-    match Flock::lock(opened, FlockArg::LockSharedNonblock) {
-        Ok(taken) => {
-            drop(taken);
-            Ok(false)
-        }
-        Err((_, Errno::EWOULDBLOCK)) => Ok(true),
-        Err((_, errno)) => Err(errno.into()),
+    match flock(reopen(&file.path_fd)?, FlockOperation::NonBlockingLockShared) {
+        // Closing the descriptor released it.
+        Ok(()) => Ok(false),
+        Err(Errno::WOULDBLOCK) => Ok(true),
+        Err(errno) => Err(errno.into()),
     }
 }
 
-/// The entries about `key`, read until a lock that is there cannot have been missed
-/// and a shared lock has had time to go.
+/// The entries about `key`, read until a lock in the table cannot have been missed and a probe's shared
+/// lock has had time to go.
 fn read_until_sure(key: LockKey) -> io::Result<Vec<Entry>> {
     let mut entries = read_until_found(key)?;
     for _ in 1..SHARED_LOCK_LOOKS {
@@ -161,7 +157,7 @@ fn read_until_sure(key: LockKey) -> io::Result<Vec<Entry>> {
             break;
         }
         #[expect(clippy::disallowed_methods, reason = "nothing tells when another process drops its lock")]
-        std::thread::sleep(SHARED_LOCK_RECHECK);
+        std::thread::sleep(SHARED_LOCK_INTERVAL);
         let before = std::mem::replace(&mut entries, read_until_found(key)?);
         let has_stayed = |entry: &Entry| !entry.is_waiter && before.contains(entry);
         if entries.iter().any(has_stayed) {
@@ -171,22 +167,21 @@ fn read_until_sure(key: LockKey) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// The entries about `key`: from the first reading that has any, or none from so many
-/// readings that none is the truth. The table may shift between two `read`s of one
-/// reading, and a line fall through the gap.
+/// The entries about `key` from the first reading that has any, or none after enough readings to believe
+/// it: the table may shift between two `read`s of one reading, and a line fall through the gap.
 fn read_until_found(key: LockKey) -> io::Result<Vec<Entry>> {
     let table = File::open("/proc/locks")?;
-    // Containers may have something else mounted in its place, and empty.
-    if fstatfs(&table)?.filesystem_type() != PROC_SUPER_MAGIC {
+    // In a container something else, and empty, may be mounted over it.
+    if fstatfs(&table)?.f_type != PROC_SUPER_MAGIC {
         return Err(io::Error::other("/proc/locks is not the kernel's"));
     }
     let mut previous = Vec::new();
     let mut equal_readings = 0;
-    for _ in 0..RESTLESS_READINGS {
+    for _ in 0..MAX_READINGS {
         let reading = read_once(&table)?;
         let entries = entries_about(&String::from_utf8_lossy(&reading), key);
         equal_readings = if reading == previous { equal_readings + 1 } else { 1 };
-        if !entries.is_empty() || reading.len() <= ONE_PIECE || equal_readings == STEADY_READINGS {
+        if !entries.is_empty() || reading.len() <= ONE_PIECE_MAX_BYTES || equal_readings == EQUAL_READINGS {
             return Ok(entries);
         }
         previous = reading;
@@ -200,14 +195,14 @@ fn read_once(table: &File) -> io::Result<Vec<u8>> {
     loop {
         match table.read_at(&mut piece, reading.len() as u64)? {
             0 => return Ok(reading),
-            _ if reading.len() > LONGEST_TABLE => return Err(io::Error::other("/proc/locks has no end")),
+            _ if reading.len() > TABLE_MAX_BYTES => return Err(io::Error::other("/proc/locks has no end")),
             length => reading.extend_from_slice(&piece[..length]),
         }
     }
 }
 
-/// A flock in either mode keeps a scrape out. So may an exclusive fcntl lock: an NFS
-/// client's flock looks like that on the server (flock(2)).
+/// A flock in either mode keeps a scrape out. So may an exclusive fcntl lock: on an NFS server that is what
+/// a client's flock looks like (flock(2)).
 fn is_held(entries: &[Entry]) -> bool {
     entries.iter().any(|entry| !entry.is_waiter && counts(entry))
 }
@@ -231,10 +226,9 @@ impl Sighting {
         Sighting { lock, via, is_fcntl_lock: false, waiters: 0, search: nobody }
     }
 
-    /// Held on a file that is not at the path any more.
-    pub(crate) fn lost(holders: Vec<Holder>, is_complete: bool) -> Sighting {
-        let search = Search { holders, is_complete };
-        Sighting { search, ..Sighting::new(KernelLock::HeldLost, ObservedVia::Fdinfo) }
+    /// Held on a file that is no longer at the path.
+    pub(crate) fn unlinked(search: Search) -> Sighting {
+        Sighting { search, ..Sighting::new(KernelLock::HeldUnlinked, ObservedVia::Fdinfo) }
     }
 
     fn unknown(why: impl Into<String>) -> Sighting {

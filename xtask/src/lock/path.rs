@@ -1,4 +1,4 @@
-//! Which file is the lock. The host runner's rules, in this one place.
+//! Which file is the lock, by the host runner's rules.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 /// The lock's name in the folder it protects.
 const NAME: &str = ".dce-scrape.lock";
 
-/// The lock's path: the override if there is one, else in the archive root, else
-/// in the repository.
+/// The lock's path: the override if there is one, else in the archive root, else in the repository.
 pub(crate) fn lock_path(override_path: Option<&Path>, archive_root: Option<&Path>, repo_root: &Path) -> PathBuf {
     override_path.map_or_else(|| archive_root.unwrap_or(repo_root).join(NAME), Path::to_path_buf)
 }
 
-/// The sidecar beside a lock: its path with `.meta` behind it.
+/// The sidecar of a lock: its path with `.meta` appended.
 pub(crate) fn sidecar_path(lock: &Path) -> PathBuf {
     let mut path = OsString::from(lock);
     path.push(".meta");
@@ -32,7 +31,7 @@ mod tests {
     }
 
     #[test]
-    fn sidecar_stands_beside_the_lock() {
+    fn sidecar_is_beside_the_lock() {
         assert_eq!(sidecar_path(Path::new("/o/my.lock")), Path::new("/o/my.lock.meta"));
     }
 }

@@ -1,106 +1,218 @@
-//! The `.meta` sidecar: what whoever holds the lock says of itself.
+//! The `.meta` sidecar: what the holder of the lock says about itself.
 //!
-//! The archive folder is shared, so this is a claim by a stranger: it is read
-//! within bounds and never decides whether the lock is held.
+//! The archive folder is shared, so this is the claim of a stranger: it is read within bounds, and it
+//! never decides whether the lock is held.
 
-use crate::bounded::{self, Links, ReadError};
 use crate::lock::path::sidecar_path;
+use crate::sys::file::{self, Links, ReadError};
+use crate::sys::procfs;
+use crate::text::Foreign;
+use serde::Serialize;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-/// More of a sidecar than this is not read, in bytes.
-const LARGEST: u64 = 64 << 10;
+/// Maximum size read of a sidecar.
+const SIDECAR_MAX_BYTES: u64 = 64 << 10;
 
-/// The first value of each key that is known. Foreign text, not fit to be printed.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sidecar {
-    pub(crate) pid: Option<RecordedPid>,
-    pub(crate) started: Option<Vec<u8>>,
-    pub(crate) cmd: Option<Vec<u8>>,
-    pub(crate) host: Option<Vec<u8>>,
-    pub(crate) boot_id: Option<Vec<u8>>,
-}
+/// A process that started this much later than the sidecar says is another one under the same pid.
+const STARTED_TOLERANCE: Duration = Duration::from_secs(2);
 
-/// What stands behind `pid=`.
+/// What is in the sidecar's place.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum RecordedPid {
-    /// A positive decimal. It may be above any pid there can be.
-    Usable(u64),
-    /// Anything else.
-    Unusable(Vec<u8>),
-}
-
-/// What stands in the sidecar's place.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    Nothing,
-    Sidecar(Sidecar),
-    /// Something that is no sidecar, and what it is.
+pub(crate) enum Claim {
+    /// Nothing.
+    None,
+    /// Something that is not a file, and what it is.
     NotASidecar(String),
-    /// What may be a sidecar and could not be read, and why.
+    /// Perhaps a sidecar, which could not be read, and why.
+    Unreadable(String),
+    /// A sidecar that names no process; the value of `pid=`, if it has one.
+    NoPid(Option<Foreign>),
+    Recorded(Recorded),
+}
+
+/// A sidecar with a usable pid.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Recorded {
+    pub(crate) pid: u64,
+    pub(crate) started: Option<Foreign>,
+    #[serde(skip)]
+    pub(crate) started_at: Option<SystemTime>,
+    pub(crate) cmd: Option<Foreign>,
+    /// Whether the process that wrote the sidecar runs; null when that cannot be seen from here.
+    #[serde(rename = "running", serialize_with = "running")]
+    pub(crate) writer: Writer,
+}
+
+/// What has become of the process that wrote the sidecar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Writer {
+    /// No process has its pid.
+    Gone,
+    /// Another process has its pid now.
+    Recycled,
+    /// It ran before this machine was last booted.
+    EarlierBoot,
+    /// It runs, or ran, on this other host.
+    OtherHost(Foreign),
+    /// It may run outside this PID namespace.
+    Hidden,
+    Running(Descriptors),
+}
+
+/// What the descriptors of a recorded process show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Descriptors {
+    /// They were not looked at: the kernel says who holds the lock.
+    NotLookedAt,
+    /// It has no flock on this lock file, nor on one that was there before.
+    NoLock,
+    /// They cannot be read, and why.
     Unreadable(String),
 }
 
-/// Looks at the sidecar beside `lock`. Links are not followed: whoever may write
-/// to the archive could point one at a file that only the reader may see.
-pub(crate) fn read(lock: &Path) -> Found {
-    match bounded::read_start(&sidecar_path(lock), Links::Refuse, LARGEST) {
-        Ok((bytes, _)) => Found::Sidecar(Sidecar::parse(&bytes)),
-        Err(ReadError::Missing) => Found::Nothing,
-        Err(cause @ ReadError::NotAFile(_)) => Found::NotASidecar(cause.to_string()),
-        Err(cause) => Found::Unreadable(cause.to_string()),
+/// The first value of each known key.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sidecar {
+    pid: Option<RecordedPid>,
+    started: Option<Foreign>,
+    cmd: Option<Foreign>,
+    host: Option<Foreign>,
+    boot_id: Option<Foreign>,
+}
+
+/// The value of `pid=`.
+#[derive(Debug, PartialEq, Eq)]
+enum RecordedPid {
+    /// A positive decimal. It may be larger than any real pid.
+    Usable(u64),
+    Unusable(Foreign),
+}
+
+impl Claim {
+    /// Reads the sidecar of the lock at `lock`. Links are not followed: whoever may write to the archive
+    /// could point one at a file that only the reader may see.
+    pub(crate) fn read(lock: &Path) -> Claim {
+        let sidecar = match file::read_start(&sidecar_path(lock), Links::Refuse, SIDECAR_MAX_BYTES) {
+            Ok(bytes) => Sidecar::parse(&bytes),
+            Err(ReadError::Missing) => return Claim::None,
+            Err(cause @ ReadError::NotAFile(_)) => return Claim::NotASidecar(cause.to_string()),
+            Err(cause) => return Claim::Unreadable(cause.to_string()),
+        };
+        match sidecar.pid {
+            Some(RecordedPid::Usable(pid)) => {
+                let (writer, started_at) = (sidecar.writer(pid), sidecar.started_at());
+                let Sidecar { started, cmd, .. } = sidecar;
+                Claim::Recorded(Recorded { pid, started, started_at, cmd, writer })
+            }
+            Some(RecordedPid::Unusable(text)) => Claim::NoPid(Some(text)),
+            None => Claim::NoPid(None),
+        }
+    }
+
+    /// The sidecar's claim, when it names a process.
+    pub(crate) fn recorded(&self) -> Option<&Recorded> {
+        match self {
+            Claim::Recorded(recorded) => Some(recorded),
+            Claim::None | Claim::NotASidecar(_) | Claim::Unreadable(_) | Claim::NoPid(_) => None,
+        }
+    }
+
+    /// The process that the sidecar names, when it runs and plausibly wrote it.
+    pub(crate) fn running_writer(&self) -> Option<i32> {
+        match self {
+            Claim::Recorded(Recorded { pid, writer: Writer::Running(_), .. }) => i32::try_from(*pid).ok(),
+            _ => None,
+        }
+    }
+
+    /// Whether somebody has written a sidecar here, readable or not.
+    pub(crate) fn has_sidecar(&self) -> bool {
+        !matches!(self, Claim::None | Claim::NotASidecar(_))
     }
 }
 
+impl Writer {
+    /// None when it cannot be seen from here.
+    pub(crate) fn is_running(&self) -> Option<bool> {
+        match self {
+            Writer::Running(_) => Some(true),
+            Writer::Gone | Writer::Recycled | Writer::EarlierBoot => Some(false),
+            Writer::OtherHost(_) | Writer::Hidden => None,
+        }
+    }
+}
+
+fn running<S: serde::Serializer>(writer: &Writer, serializer: S) -> Result<S::Ok, S::Error> {
+    writer.is_running().serialize(serializer)
+}
+
 impl Sidecar {
-    /// Reads `key=value` lines; the first line of a key counts, unknown ones are
-    /// ignored.
-    pub(crate) fn parse(bytes: &[u8]) -> Sidecar {
+    /// Reads `key=value` lines; the first line of a key counts, unknown keys are ignored.
+    fn parse(bytes: &[u8]) -> Sidecar {
         let mut sidecar = Sidecar::default();
         for line in bytes.split(|&byte| byte == b'\n') {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             let Some(equals) = line.iter().position(|&byte| byte == b'=') else { continue };
-            let value = line[equals + 1..].to_vec();
-            let slot = match &line[..equals] {
-                b"pid" => {
-                    sidecar.pid.get_or_insert_with(|| RecordedPid::parse(value));
-                    continue;
-                }
-                b"started" => &mut sidecar.started,
-                b"cmd" => &mut sidecar.cmd,
-                b"host" => &mut sidecar.host,
-                b"boot_id" => &mut sidecar.boot_id,
-                _ => continue,
-            };
-            slot.get_or_insert(value);
+            let value = Foreign(line[equals + 1..].to_vec());
+            match &line[..equals] {
+                b"pid" => _ = sidecar.pid.get_or_insert_with(|| RecordedPid::parse(value)),
+                b"started" => _ = sidecar.started.get_or_insert(value),
+                b"cmd" => _ = sidecar.cmd.get_or_insert(value),
+                b"host" => _ = sidecar.host.get_or_insert(value),
+                b"boot_id" => _ = sidecar.boot_id.get_or_insert(value),
+                _ => {}
+            }
         }
         sidecar
     }
 
-    /// `host=`, when it names one.
-    pub(crate) fn host(&self) -> Option<&[u8]> {
-        self.host.as_deref().map(<[u8]>::trim_ascii).filter(|host| !host.is_empty())
+    /// What has become of the writer; its descriptors are not looked at.
+    fn writer(&self, pid: u64) -> Writer {
+        let differs = |recorded: Option<&[u8]>, here: Option<String>| match (recorded, here) {
+            (Some(recorded), Some(here)) => recorded != here.as_bytes(),
+            _ => false,
+        };
+        if differs(self.host(), procfs::host()) {
+            return Writer::OtherHost(self.host.clone().unwrap_or_default());
+        }
+        if differs(self.boot_id(), procfs::boot_id()) {
+            return Writer::EarlierBoot;
+        }
+        let is_later =
+            |recorded: SystemTime| procfs::started_at(pid).is_some_and(|now| now > recorded + STARTED_TOLERANCE);
+        match procfs::is_running(pid) {
+            true if !self.started_at().is_some_and(is_later) => Writer::Running(Descriptors::NotLookedAt),
+            _ if procfs::may_be_hidden(pid) => Writer::Hidden,
+            true => Writer::Recycled,
+            false => Writer::Gone,
+        }
     }
 
-    /// `boot_id=`, when it is whole: a UUID, 36 characters (random(4)).
-    pub(crate) fn boot_id(&self) -> Option<&[u8]> {
+    /// `host=`, when it names one.
+    fn host(&self) -> Option<&[u8]> {
+        self.host.as_ref().map(|host| host.0.trim_ascii()).filter(|host| !host.is_empty())
+    }
+
+    /// `boot_id=`, when it is whole: a UUID of 36 characters (random(4)).
+    fn boot_id(&self) -> Option<&[u8]> {
         let is_uuid = |id: &&[u8]| id.len() == 36 && id.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
-        self.boot_id.as_deref().map(<[u8]>::trim_ascii).filter(is_uuid)
+        self.boot_id.as_ref().map(|id| id.0.trim_ascii()).filter(is_uuid)
     }
 
     /// `started=` as a time, when it is one.
-    pub(crate) fn started_at(&self) -> Option<SystemTime> {
-        let text = std::str::from_utf8(self.started.as_deref()?).ok()?;
+    fn started_at(&self) -> Option<SystemTime> {
+        let text = std::str::from_utf8(&self.started.as_ref()?.0).ok()?;
         humantime::parse_rfc3339(text.trim()).ok()
     }
 }
 
 impl RecordedPid {
-    fn parse(value: Vec<u8>) -> RecordedPid {
-        let text = value.trim_ascii();
+    fn parse(value: Foreign) -> RecordedPid {
+        let text = value.0.trim_ascii();
         let is_decimal = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
         let number = std::str::from_utf8(text).ok().filter(|_| is_decimal);
-        // A decimal that no integer holds is a pid that no process has.
+        // A decimal too large for an integer is a pid that no process has.
         match number.map(|digits| digits.parse().unwrap_or(u64::MAX)) {
             Some(pid) if pid > 0 => RecordedPid::Usable(pid),
             _ => RecordedPid::Unusable(value),
@@ -112,22 +224,22 @@ impl RecordedPid {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::UNIX_EPOCH;
 
     #[test]
     fn the_runners_sidecar_is_read() {
         let sidecar = Sidecar::parse(b"pid=4242\nstarted=2026-06-04T01:02:03Z\ncmd=bash ./run.sh --target a=b\n");
         assert_eq!(sidecar.pid, Some(RecordedPid::Usable(4242)));
         assert_eq!(sidecar.started_at(), Some(UNIX_EPOCH + Duration::from_secs(1_780_534_923)));
-        assert_eq!(sidecar.cmd.as_deref(), Some(&b"bash ./run.sh --target a=b"[..]));
-        assert_eq!((sidecar.host, sidecar.boot_id), (None, None));
+        assert_eq!(sidecar.cmd, Some(Foreign(b"bash ./run.sh --target a=b".into())));
+        assert_eq!((sidecar.host(), sidecar.boot_id()), (None, None));
     }
 
     #[test]
     fn first_line_of_a_key_counts_and_unknown_ones_do_not() {
         let sidecar = Sidecar::parse(b"colour=red\npid=1\r\npid=2\n=x\nnonsense\nhost=a\nhost=b");
         assert_eq!(sidecar.pid, Some(RecordedPid::Usable(1)));
-        assert_eq!(sidecar.host.as_deref(), Some(&b"a"[..]));
+        assert_eq!(sidecar.host, Some(Foreign(b"a".into())));
     }
 
     #[test]
@@ -141,7 +253,7 @@ mod tests {
 
     #[test]
     fn only_positive_decimals_are_usable_pids() {
-        let usable = |text: &str| match RecordedPid::parse(text.into()) {
+        let usable = |text: &str| match RecordedPid::parse(Foreign(text.into())) {
             RecordedPid::Usable(pid) => Some(pid),
             RecordedPid::Unusable(_) => None,
         };

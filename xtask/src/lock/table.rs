@@ -1,8 +1,8 @@
 //! Lines of the kernel's lock table: `/proc/locks` and the `lock:` lines of
 //! `/proc/PID/fdinfo/FD` (proc(5); `lock_get_status` in the kernel's fs/locks.c).
 
-/// An inode as the lock table names it. The device is the super block's, which
-/// `stat` does not tell on btrfs and overlayfs.
+/// An inode as the lock table names it. The device is the super block's, which `stat` does not report on
+/// btrfs and overlayfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LockKey {
     pub(crate) major: u32,
@@ -17,14 +17,14 @@ impl LockKey {
     }
 }
 
-/// What kind of lock a line tells of.
+/// The kind of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LockType {
     /// flock(2).
     Flock,
     /// fcntl(2), of a process (`POSIX`) or of an open file description (`OFDLCK`).
     Posix,
-    /// Leases, delegations and whatever comes: they do not exclude a flock.
+    /// Leases, delegations and whatever comes later: they do not exclude a flock.
     Other,
 }
 
@@ -36,15 +36,14 @@ pub(crate) struct Entry {
     pub(crate) is_exclusive: bool,
     /// Marked `->`: it waits for the lock and does not hold it.
     pub(crate) is_waiter: bool,
-    /// Who took it, which need not be who holds it now; 0 or negative when there
-    /// is nobody to name.
+    /// The process that took it, which need not be one that holds it now; 0 or negative if unknown.
     pub(crate) pid: i32,
     /// None for a lock whose file has no inode any more (`<none>:0`).
     pub(crate) key: Option<LockKey>,
 }
 
-/// Reads one line `ID: [->] TYPE ADVISORY MODE PID MAJ:MIN:INO START END`; major
-/// and minor are hexadecimal. None for what does not look like one.
+/// Parses a line `ID: [->] TYPE ADVISORY MODE PID MAJ:MIN:INO START END`, major and minor in hexadecimal.
+/// None for anything else.
 pub(crate) fn parse_line(line: &str) -> Option<Entry> {
     let mut words = line.split_ascii_whitespace();
     let id = words.next()?.strip_suffix(':')?;
@@ -74,7 +73,7 @@ pub(crate) fn entries_about(table: &str, key: LockKey) -> Vec<Entry> {
     let column = key.column();
     let mut entries = Vec::new();
     let mut rest = table;
-    // Most of a long table is about other files: only lines with this key are parsed.
+    // Most lines of a long table are about other files: only those with this key are parsed.
     while let Some(at) = rest.find(&column) {
         let start = rest[..at].rfind('\n').map_or(0, |newline| newline + 1);
         let end = rest[at..].find('\n').map_or(rest.len(), |newline| at + newline);
@@ -84,7 +83,7 @@ pub(crate) fn entries_about(table: &str, key: LockKey) -> Vec<Entry> {
     entries
 }
 
-/// The entries of an fdinfo file: the locks that this very descriptor holds.
+/// The entries of an fdinfo file: the locks that this descriptor holds.
 pub(crate) fn fdinfo_entries(fdinfo: &str) -> impl Iterator<Item = Entry> {
     fdinfo.lines().filter_map(|line| parse_line(line.strip_prefix("lock:")?))
 }
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn other_types_and_modes_are_told_apart() {
+    fn other_types_and_modes_are_distinguished() {
         let lock = |line: &str| parse_line(line).map(|entry| (entry.lock_type, entry.is_exclusive, entry.pid));
         assert_eq!(lock("2: POSIX  ADVISORY  WRITE 812 00:1a:2 0 EOF"), Some((LockType::Posix, true, 812)));
         assert_eq!(lock("3: OFDLCK ADVISORY  READ -1 00:06:1041 0 EOF"), Some((LockType::Posix, false, -1)));
@@ -177,7 +176,7 @@ mod tests {
         }
 
         #[test]
-        fn a_lock_in_the_table_is_found_wherever_it_stands(
+        fn a_lock_in_the_table_is_found_anywhere(
             before in prop::collection::vec((0..2000u64, any::<i32>()), 0..20), after in 0..20u64, pid: i32,
             major in 0..0xfffu32, minor in 0..0xfffffu32, inode: u64,
         ) {

@@ -1,93 +1,87 @@
-//! A lock status as text: the shell original's lines first, byte for byte.
+//! `lock-status` as text: the shell original's lines first, byte for byte.
 
-use crate::lock::state::LockState;
-use crate::lock::{Recorded, Writer};
-use crate::lock_status::LockReport;
+use crate::lock::judge::LockState;
+use crate::lock::sidecar::{Recorded, Writer};
+use crate::lock_status::report::LockReport;
+use crate::output::Paint;
 use crate::text::{count, path, printable};
 use std::fmt::Write;
 use std::time::Duration;
 
-/// So many holders are named, each on a line.
-const MOST_HOLDERS: usize = 20;
+/// Maximum number of holders listed, a line each.
+const MAX_HOLDERS_SHOWN: usize = 20;
 
-impl LockReport {
-    /// The whole section, its title first.
-    pub(crate) fn text(&self, colour: bool) -> String {
-        let mut text = self.head();
-        let mut line = |key: &str, value: &str| _ = writeln!(text, "{key}: {value}");
-        line("state", &self.state_text(colour));
-        if let Some(recorded) = self.facts.recorded()
-            && self.facts.has_file
-        {
-            line("holder", &holder_text(recorded));
-            if let Some(cmd) = &recorded.cmd {
-                line("cmd", &printable(cmd));
-            }
+/// The whole report.
+pub(crate) fn whole(report: &LockReport, paint: Paint) -> String {
+    let mut text = head(report);
+    let mut line = |key: &str, value: &str| _ = writeln!(text, "{key}: {value}");
+    line("state", &state(report, paint));
+    if let Some(recorded) = report.seen.claim.recorded()
+        && report.seen.has_file
+    {
+        line("holder", &holder(recorded));
+        if let Some(cmd) = &recorded.cmd {
+            line("cmd", &cmd.to_string());
         }
-        if let Some(age) = self.age() {
-            line("age", &in_words(age));
-        }
-        for holder in self.facts.holders.iter().take(MOST_HOLDERS) {
-            line("open in", &format!("pid {} {}", holder.pid, printable(holder.command.as_bytes())));
-        }
-        if let more @ 1.. = self.facts.holders.len().saturating_sub(MOST_HOLDERS) {
-            line("open in", &format!("{more} more"));
-        }
-        if self.facts.waiters > 0 {
-            line("waiting", &self.facts.waiters.to_string());
-        }
-        for note in &self.judgement.notes {
-            line("note", note);
-        }
-        line("next", &self.judgement.next);
-        text
     }
-
-    /// The title, and what is looked at.
-    pub(crate) fn head(&self) -> String {
-        let (config, lock) = (path(&self.config), path(&self.lock));
-        format!("Scrape lock status\n==================\nconfig: {config}\nlock: {lock}\n")
+    if let Some(age) = report.age() {
+        line("age", &in_words(age));
     }
-
-    /// What somebody waits for, in a line.
-    pub(crate) fn waiting_for(&self) -> String {
-        let holder = match (self.facts.recorded(), self.facts.holders.first()) {
-            (Some(recorded), _) if recorded.is_running() == Some(true) => format!(" by pid {}", recorded.pid),
-            (_, Some(holder)) => format!(" by pid {} {}", holder.pid, printable(holder.command.as_bytes())),
-            _ => String::new(),
-        };
-        let age = self.age().map(|age| format!(" for {}", in_words(age))).unwrap_or_default();
-        format!("waiting: held{holder}{age}: {}", path(&self.lock))
+    let holders = &report.seen.search.holders;
+    for holder in holders.iter().take(MAX_HOLDERS_SHOWN) {
+        line("open in", &format!("pid {} {}", holder.pid, holder.command));
     }
-
-    /// How long the lock has been held, by its holder's own account.
-    fn age(&self) -> Option<Duration> {
-        let recorded = self.facts.recorded().filter(|recorded| recorded.is_running() == Some(true))?;
-        let is_its_own = self.judgement.state == LockState::Held && !self.facts.denies(recorded);
-        self.facts.looked_at.duration_since(recorded.started_at.filter(|_| is_its_own)?).ok()
+    if let more @ 1.. = holders.len().saturating_sub(MAX_HOLDERS_SHOWN) {
+        line("open in", &format!("{more} more"));
     }
-
-    fn state_text(&self, colour: bool) -> String {
-        let state = &self.judgement.state;
-        let code = match state {
-            LockState::FreeNoFile | LockState::FreeNotHeld => 32,
-            LockState::Stale(_) | LockState::Unknown(_) => 33,
-            LockState::Held => 31,
-        };
-        let shown = printable(state.to_string().as_bytes());
-        if colour { format!("\x1b[{code}m{shown}\x1b[0m") } else { shown }
+    if report.seen.waiters > 0 {
+        line("waiting", &report.seen.waiters.to_string());
     }
+    for note in &report.judgement.notes {
+        line("note", note);
+    }
+    line("next", &report.judgement.next);
+    text
 }
 
-fn holder_text(recorded: &Recorded) -> String {
-    let running = match &recorded.writer {
-        Writer::Elsewhere(host) => format!("on host {}", printable(host)),
-        Writer::OutOfSight => "out of sight".to_owned(),
-        _ if recorded.is_running() == Some(true) => "running".to_owned(),
-        _ => "not running".to_owned(),
+/// The title, the config and the lock.
+pub(crate) fn head(report: &LockReport) -> String {
+    let (config, lock) = (path(&report.config), path(&report.lock));
+    format!("Scrape lock status\n==================\nconfig: {config}\nlock: {lock}\n")
+}
+
+/// What is waited for, in a line.
+pub(crate) fn waiting_for(report: &LockReport) -> String {
+    let holder = match (report.seen.claim.recorded(), report.seen.search.holders.first()) {
+        (Some(recorded), _) if recorded.writer.is_running() == Some(true) => format!(" by pid {}", recorded.pid),
+        (_, Some(holder)) => format!(" by pid {} {}", holder.pid, holder.command),
+        _ => String::new(),
     };
-    let started = recorded.started.as_deref().filter(|text| !text.is_empty()).unwrap_or(b"unknown");
-    format!("pid {} ({running}, started {})", recorded.pid, printable(started))
+    let age = report.age().map(|age| format!(" for {}", in_words(age))).unwrap_or_default();
+    format!("waiting: held{holder}{age}: {}", path(&report.lock))
+}
+
+fn state(report: &LockReport, paint: Paint) -> String {
+    let state = &report.judgement.state;
+    let code = match state {
+        LockState::FreeNoFile | LockState::FreeNotHeld => 32,
+        LockState::Stale(_) | LockState::Unknown(_) => 33,
+        LockState::Held => 31,
+    };
+    let shown = printable(state.to_string().as_bytes());
+    if paint == Paint::Colour { format!("\x1b[{code}m{shown}\x1b[0m") } else { shown }
+}
+
+fn holder(recorded: &Recorded) -> String {
+    let running = match &recorded.writer {
+        Writer::OtherHost(host) => format!("on host {host}"),
+        Writer::Hidden => "hidden".to_owned(),
+        Writer::Running(_) => "running".to_owned(),
+        Writer::Gone | Writer::Recycled | Writer::EarlierBoot => "not running".to_owned(),
+    };
+    let started = recorded.started.as_ref().filter(|text| !text.0.is_empty());
+    let started = started.map_or_else(|| "unknown".to_owned(), ToString::to_string);
+    format!("pid {} ({running}, started {started})", recorded.pid)
 }
 
 /// The two largest units: `2 days 5 hours`, `1 minute`.

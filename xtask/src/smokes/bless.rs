@@ -1,13 +1,19 @@
-//! `--bless`: a case's expectation as it came out, written into its file in place.
-//! Comments, layout and the wildcards that were right stay.
+//! `--bless`: rewrites a case's expectation in its file. Comments, layout and matching wildcards stay.
 
 use crate::smokes::case::{Case, Expect};
-use crate::smokes::check::mended;
-use crate::smokes::run::Observed;
-use crate::smokes::stage::Names;
+use crate::smokes::expect::realigned;
+use crate::smokes::names::Names;
 use std::ops::Range;
 
-/// The file's text with what came out as what is expected.
+/// What a program did.
+pub(crate) struct Observed {
+    /// None if a signal ended it.
+    pub(crate) exit: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// The text of a case file that expects what was observed.
 pub(crate) fn blessed(file: &str, case: &Case, observed: &Observed, names: &Names) -> anyhow::Result<String> {
     let Expect { exit, stdout, stderr, .. } = case.expect.get_ref();
     let mut changes: Vec<(Range<usize>, String)> = Vec::new();
@@ -16,10 +22,10 @@ pub(crate) fn blessed(file: &str, case: &Case, observed: &Observed, names: &Name
     }
     for (name, expect, text) in [("stdout", stdout, &observed.stdout), ("stderr", stderr, &observed.stderr)] {
         if let Some(is) = &expect.is {
-            let pattern = mended(&names.fill(is.get_ref())?, text);
+            let pattern = realigned(&names.fill(is.get_ref())?, text);
             changes.push((is.span(), literal(&names.unfill(&pattern))));
-        } else if expect.says_nothing() && !text.is_empty() {
-            // Nothing was expected: it is said behind the exit code, in the same table.
+        } else if expect.expects_nothing() && !text.is_empty() {
+            // Nothing was expected so far: it goes after the exit code, into the same table.
             let end = exit.span().end;
             changes.push((end..end, format!("\n{name}.is = {}", literal(&names.unfill(text)))));
         }
@@ -32,13 +38,13 @@ pub(crate) fn blessed(file: &str, case: &Case, observed: &Observed, names: &Name
     Ok(blessed)
 }
 
-/// A text as TOML: as it stands between `'''` where that can be (TOML 1.0, String).
+/// A text as TOML: between `'''` without escapes where possible (TOML 1.0, String).
 fn literal(text: &str) -> String {
     let is_plain = |c: char| c == '\n' || c == '\t' || !c.is_control();
     if text.chars().all(is_plain) && !text.contains("'''") && !text.ends_with('\'') {
         return format!("'''\n{text}'''");
     }
-    // A JSON string is a basic string of TOML, but for DEL, which TOML wants escaped.
+    // A JSON string is a basic string of TOML, except that TOML wants DEL escaped.
     serde_json::Value::from(text).to_string().replace('\x7f', "\\u007f")
 }
 
@@ -50,7 +56,7 @@ mod tests {
     #[test]
     fn only_what_differs_is_rewritten() {
         let file = "# why\nargs = ['x'] # mine\n\n[expect]\nexit = 0 # zero\nstdout.is = '''\na [..]\nold\n'''\n";
-        let case = parse(file).unwrap();
+        let case: Case = parse(file).unwrap();
         let mut names = Names::default();
         names.set("ROOT", "/r");
         let observed = Observed { exit: Some(2), stdout: "a b\nnew /r/x\n".into(), stderr: "oh\n".into() };

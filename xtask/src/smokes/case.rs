@@ -1,15 +1,25 @@
-//! What a case file may say. Serde's enums here are externally tagged, because the
-//! others lose the places of their errors.
+//! What a case file may say. Serde's enums here are externally tagged: the others lose the positions of
+//! their errors.
 
-use crate::smokes::stage::{Names, stays_on_stage};
+use crate::smokes::names;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::time::Duration;
+use std::path::{Component, Path};
 use toml::Spanned;
 
-/// A text and where it stands in its file.
+/// A text with its position in the file.
 pub(crate) type Text = Spanned<String>;
+
+/// The base of a case that names none.
+pub(crate) const DEFAULT_BASE: &str = "default";
+
+/// What can be read from a file and checked.
+pub(crate) trait Document: DeserializeOwned {
+    /// What is wrong with a document that could be parsed.
+    fn mistakes(&self) -> Vec<Mistake>;
+}
 
 /// One smoke: how to set the stage, what to run, what must come out.
 #[derive(Debug, Deserialize)]
@@ -20,85 +30,91 @@ pub(crate) struct Case {
     /// Environment variables besides the clean few that every case has.
     #[serde(default)]
     pub(crate) env: BTreeMap<String, Text>,
-    /// How long it may take, as in `500ms`; else [`USUAL_TIMEOUT`].
-    timeout: Option<Text>,
-    /// It makes sense only where every process can be inspected: as root, and not in a container.
+    /// It needs to inspect every process: it is run only as root, and not in a container.
     #[serde(default)]
     pub(crate) sees_all: bool,
-    /// It needs a `PATH` with nothing but the stage's programs, which scripts cannot do with.
+    /// Its `PATH` has only the stage's programs, which is not enough for scripts.
     #[serde(default)]
     pub(crate) bare_path: bool,
-    /// Why the shell originals are known to fail it.
+    /// Why the shell original is expected to fail it.
     pub(crate) original: Option<String>,
     #[serde(default)]
     pub(crate) stage: StagePlan,
     pub(crate) expect: Spanned<Expect>,
 }
 
-/// A case that takes longer has failed.
-const USUAL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What the stage holds besides the empty folders `archive`, `bin`, `home` and `tmp`
-/// and, unless `files` has another, a config that names `archive`. Paths start at the stage's root.
+/// A set-up that several cases share: a file in `fixtures/smokes/base`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(crate) struct Base {
+    env: BTreeMap<String, Text>,
+    stage: StagePlan,
+}
+
+/// What is on the stage besides the empty folders `archive`, `bin`, `home` and `tmp`. Paths start at the
+/// stage's root. Files have mode 0600.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct StagePlan {
+    /// The base to which this is added; else [`DEFAULT_BASE`].
+    pub(crate) base: Option<Text>,
+    /// Paths of the base that are left out, with everything below them.
+    without: Vec<Text>,
     pub(crate) folders: Vec<Text>,
-    /// Path and text.
+    /// Path and content.
     pub(crate) files: BTreeMap<Text, Text>,
-    /// Path and where the link leads.
+    /// Path and target.
     pub(crate) links: BTreeMap<Text, Text>,
     pub(crate) fifos: Vec<Text>,
-    /// Path and permissions, as in `0o600`; set last.
+    /// Path and permissions, such as `0o644`; set last.
     pub(crate) modes: BTreeMap<Text, u32>,
-    /// Path and size in bytes of files that hold nothing but a hole.
+    /// Path and size in bytes of files that contain only a hole.
     pub(crate) holes: BTreeMap<Text, u64>,
     pub(crate) lock: Option<LockPlan>,
 }
 
 /// The situation that the lock is in.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) enum LockPlan {
-    /// The file, and nobody who holds it.
+    /// There is a lock file, and nobody holds it.
     Unheld(UnheldPlan),
-    /// A live child has it.
+    /// A live child holds it.
     Held(HeldPlan),
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UnheldPlan {
-    #[serde(default = "usual_lock")]
+    #[serde(default = "default_lock")]
     pub(crate) at: Text,
-    /// The text of the sidecar, if there is to be one.
+    /// The content of the sidecar, if there is one.
     pub(crate) sidecar: Option<Text>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct HeldPlan {
-    #[serde(default = "usual_lock")]
+    #[serde(default = "default_lock")]
     pub(crate) at: Text,
     pub(crate) by: HolderKind,
-    /// Whoever took the lock is killed, and only a child of it has the descriptor.
+    /// The process that took the lock is killed; only a child of it still has the descriptor.
     #[serde(default)]
     pub(crate) orphaned: bool,
     /// What happens to the lock file while it is held.
-    pub(crate) lost: Option<Loss>,
-    /// Put in the sidecar's place once the lock is held.
+    pub(crate) unlinked: Option<Unlinked>,
+    /// Replaces the sidecar once the lock is held.
     pub(crate) sidecar: Option<Text>,
 }
 
-/// How a lock file is lost.
+/// How a lock file disappears from its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Loss {
+pub(crate) enum Unlinked {
     Deleted,
-    /// Its sidecar too.
-    AllDeleted,
+    DeletedWithSidecar,
     Moved,
-    /// Deleted, and made anew.
+    /// Deleted and created again.
     Replaced,
 }
 
@@ -108,7 +124,7 @@ pub(crate) enum Loss {
 pub(crate) enum HolderKind {
     /// util-linux's `flock LOCK COMMAND`; writes no sidecar.
     Flock,
-    /// Bash with the lock on a descriptor of its own, and a sidecar.
+    /// Bash, with the lock on a descriptor of its own and a sidecar.
     HostRunner,
     /// This program itself, as `lock-run`.
     LockRun,
@@ -123,21 +139,22 @@ pub(crate) struct Expect {
     pub(crate) stdout: TextExpect,
     #[serde(default)]
     pub(crate) stderr: TextExpect,
-    /// The case may create, write and remove files on its stage.
+    /// The program may change the stage.
     #[serde(default)]
     pub(crate) writes: bool,
-    /// Paths that must be there afterwards, and that must not.
+    /// Paths that must exist afterwards.
     #[serde(default)]
-    pub(crate) there: Vec<Text>,
+    pub(crate) present: Vec<Text>,
+    /// Paths that must not.
     #[serde(default)]
-    pub(crate) gone: Vec<Text>,
+    pub(crate) absent: Vec<Text>,
 }
 
-/// What a text must be. With nothing said, it must be empty.
+/// What a text must be; empty, unless something is said.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct TextExpect {
-    /// The whole text; `[..]` stands for any part of a line, a line `...` for any lines.
+    /// The whole text; `[..]` matches any part of a line, a line `...` any number of lines.
     pub(crate) is: Option<Text>,
     /// Lines that must be there, with `[..]`.
     pub(crate) has: Vec<Text>,
@@ -148,47 +165,54 @@ pub(crate) struct TextExpect {
 /// Something wrong in a case file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Mistake {
-    /// Its bytes in the file.
+    /// Where, in bytes.
     pub(crate) span: Range<usize>,
     pub(crate) what: String,
 }
 
 impl TextExpect {
-    /// Nothing is said of the text: it must be empty.
-    pub(crate) fn says_nothing(&self) -> bool {
+    /// Whether the text must be empty.
+    pub(crate) fn expects_nothing(&self) -> bool {
         self.is.is_none() && self.has.is_empty() && self.lacks.is_empty()
     }
 }
 
-impl Case {
-    /// What is wrong with a case that could be read.
-    pub(crate) fn mistakes(&self) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
-        let mut mistake = |text: &Text, what: String| mistakes.push(Mistake { span: text.span(), what });
+impl Document for Case {
+    fn mistakes(&self) -> Vec<Mistake> {
         let expect = self.expect.get_ref();
-        let paths = self.stage.paths().chain(&expect.there).chain(&expect.gone);
-        for path in paths.filter(|path| !stays_on_stage(path.get_ref())) {
-            mistake(path, format!("`{}` does not stay on the stage", path.get_ref()));
-        }
-        for text in self.texts() {
-            let known =
-                |name: &str| Names::EVERYWHERE.contains(&name) || (self.is_held() && Names::HELD.contains(&name));
-            for name in Names::used_in(text.get_ref()).filter(|name| !known(name)) {
-                mistake(text, format!("nothing is known as `[{name}]` here"));
-            }
-        }
-        if let Some(timeout) = &self.timeout
-            && let Err(error) = humantime::parse_duration(timeout.get_ref())
-        {
-            mistake(timeout, format!("`{}` is no duration: {error}", timeout.get_ref()));
-        }
-        mistakes
+        let expected = [&expect.stdout, &expect.stderr];
+        let expected = expected.into_iter().flat_map(|text| text.is.iter().chain(&text.has).chain(&text.lacks));
+        let texts = self.args.iter().chain(self.env.values()).chain(expected);
+        let paths = expect.present.iter().chain(&expect.absent);
+        self.stage.mistakes(texts, paths)
     }
+}
 
-    /// How long the program under test may take.
-    pub(crate) fn timeout(&self) -> Duration {
-        let given = self.timeout.as_ref().and_then(|text| humantime::parse_duration(text.get_ref()).ok());
-        given.unwrap_or(USUAL_TIMEOUT)
+impl Document for Base {
+    fn mistakes(&self) -> Vec<Mistake> {
+        self.stage.mistakes(self.env.values(), std::iter::empty())
+    }
+}
+
+impl Case {
+    /// The case with everything that its base has and it has not.
+    pub(crate) fn on(mut self, base: &Base) -> Case {
+        for (name, value) in &base.env {
+            self.env.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        let mut stage = base.stage.clone();
+        for path in &self.stage.without {
+            stage.remove(path.get_ref());
+        }
+        let own = self.stage;
+        stage.folders.extend(own.folders);
+        stage.fifos.extend(own.fifos);
+        stage.files.extend(own.files);
+        stage.links.extend(own.links);
+        stage.modes.extend(own.modes);
+        stage.holes.extend(own.holes);
+        stage.lock = own.lock.or(stage.lock);
+        Case { stage, ..self }
     }
 
     /// The lock's holder, when a live child is to have it.
@@ -198,40 +222,82 @@ impl Case {
             _ => None,
         }
     }
-
-    fn is_held(&self) -> bool {
-        self.held().is_some()
-    }
-
-    /// Every text in which placeholders are filled.
-    fn texts(&self) -> impl Iterator<Item = &Text> {
-        let expect = self.expect.get_ref();
-        let expected = [&expect.stdout, &expect.stderr];
-        let expected = expected.into_iter().flat_map(|text| text.is.iter().chain(&text.has).chain(&text.lacks));
-        let staged = self.stage.files.values().chain(self.stage.links.values()).chain(self.sidecar());
-        self.args.iter().chain(self.env.values()).chain(staged).chain(expected)
-    }
-
-    fn sidecar(&self) -> Option<&Text> {
-        match self.stage.lock.as_ref()? {
-            LockPlan::Unheld(plan) => plan.sidecar.as_ref(),
-            LockPlan::Held(plan) => plan.sidecar.as_ref(),
-        }
-    }
 }
 
 impl StagePlan {
-    fn paths(&self) -> impl Iterator<Item = &Text> {
-        let lock = self.lock.as_ref().map(|lock| match lock {
-            LockPlan::Unheld(plan) => &plan.at,
-            LockPlan::Held(plan) => &plan.at,
-        });
-        let lists = self.folders.iter().chain(&self.fifos).chain(lock);
+    /// Removes `path` and everything below it.
+    fn remove(&mut self, path: &str) {
+        let stays = |name: &Text| !Path::new(name.get_ref()).starts_with(path);
+        self.folders.retain(stays);
+        self.fifos.retain(stays);
+        self.files.retain(|name, _| stays(name));
+        self.links.retain(|name, _| stays(name));
+        self.modes.retain(|name, _| stays(name));
+        self.holes.retain(|name, _| stays(name));
+    }
+
+    /// What is wrong with a plan, and with other texts and paths of its file.
+    fn mistakes<'a>(
+        &'a self,
+        texts: impl Iterator<Item = &'a Text>,
+        paths: impl Iterator<Item = &'a Text>,
+    ) -> Vec<Mistake> {
+        let (at, sidecar, is_held) = match &self.lock {
+            Some(LockPlan::Unheld(plan)) => (Some(&plan.at), plan.sidecar.as_ref(), false),
+            Some(LockPlan::Held(plan)) => (Some(&plan.at), plan.sidecar.as_ref(), true),
+            None => (None, None, false),
+        };
+        let mistake = |text: &Text, what: String| Mistake { span: text.span(), what };
+        let lists = self.folders.iter().chain(&self.fifos).chain(&self.without).chain(at);
         let tables = self.files.keys().chain(self.links.keys()).chain(self.modes.keys()).chain(self.holes.keys());
-        lists.chain(tables)
+        let outside = paths.chain(lists).chain(tables).filter(|path| !stays_on_stage(path.get_ref()));
+        let mut mistakes: Vec<Mistake> =
+            outside.map(|path| mistake(path, format!("`{}` does not stay on the stage", path.get_ref()))).collect();
+        let is_known = |name: &str| names::EVERYWHERE.contains(&name) || (is_held && names::HELD.contains(&name));
+        for text in texts.chain(self.files.values()).chain(self.links.values()).chain(sidecar) {
+            let unknown = names::used_in(text.get_ref()).filter(|name| !is_known(name));
+            mistakes.extend(unknown.map(|name| mistake(text, format!("`[{name}]` has no value here"))));
+        }
+        mistakes
     }
 }
 
-fn usual_lock() -> Text {
+/// Whether a path from the stage's root stays below it.
+pub(crate) fn stays_on_stage(name: &str) -> bool {
+    Path::new(name).components().all(|component| matches!(component, Component::Normal(_)))
+}
+
+fn default_lock() -> Text {
     Spanned::new(0..0, "archive/.dce-scrape.lock".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_adds_to_its_base_and_takes_away_from_it() {
+        let base: Base = toml::from_str(
+            "env = { A = '1', B = '1' }\n[stage]\nfolders = ['x', 'y']\nfiles = { 'x/1' = 'a', 'y/1' = 'a', 'z' = 'a' }",
+        )
+        .unwrap();
+        let case: Case = toml::from_str(
+            "args = []\nenv = { B = '2' }\n[stage]\nwithout = ['x']\nfolders = ['w']\nfiles = { 'z' = 'b' }\n\
+             [expect]\nexit = 0",
+        )
+        .unwrap();
+        let case = case.on(&base);
+        let texts = |texts: &[Text]| texts.iter().map(|text| text.get_ref().clone()).collect::<Vec<_>>();
+        assert_eq!(texts(&case.stage.folders), ["y", "w"]);
+        let files = case.stage.files.iter().map(|(name, text)| (&name.get_ref()[..], &text.get_ref()[..]));
+        assert_eq!(files.collect::<Vec<_>>(), [("y/1", "a"), ("z", "b")]);
+        assert_eq!((&case.env["A"].get_ref()[..], &case.env["B"].get_ref()[..]), ("1", "2"));
+    }
+
+    #[test]
+    fn paths_stay_on_the_stage() {
+        for name in ["/etc/passwd", "../x", "a/../../x"] {
+            assert!(!stays_on_stage(name), "{name}");
+        }
+    }
 }

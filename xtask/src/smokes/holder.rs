@@ -1,15 +1,13 @@
 //! Real holders of the lock, in processes of their own.
 //!
-//! A holder prints `READY PID` when it has the lock and ends when its standard input
-//! does: that is its lifeline, cut also when this program is killed.
+//! A holder prints `READY PID` when it has the lock, and ends at the end of its standard input: a lifeline
+//! that is cut even if this program is killed.
 
-use crate::child::{self, Cancel, Group, wait_for};
 use crate::smokes::case::{HeldPlan, HolderKind};
-use crate::smokes::run::Setup;
-use crate::smokes::stage::programs;
-use crate::smokes::stray::Marked;
+use crate::smokes::leak::Marked;
+use crate::smokes::smoke::{Setup, programs};
+use crate::sys::child::{self, Cancel, Group, wait_for};
 use anyhow::{Context, bail};
-use nix::poll::{PollFd, PollFlags};
 use std::io::{PipeReader, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -17,25 +15,25 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a holder may take to get the lock.
-const READY_WITHIN: Duration = Duration::from_secs(10);
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long it may take to end by itself.
-const END_WITHIN: Duration = Duration::from_secs(1);
+/// How long a holder may take to end by itself.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Someone who holds a lock, until this is dropped.
-pub(crate) struct Holder {
+/// A live process that holds a lock until this is dropped.
+pub(crate) struct LiveHolder {
     group: Group,
     lifeline: Option<ChildStdin>,
-    /// What it says, errors too.
+    /// Its standard output and error.
     output: PipeReader,
-    /// Who said `READY`.
+    /// The process that said `READY`.
     pub(crate) pid: u32,
-    /// Who was started: of `flock(1)`, which forks, another.
+    /// The process that was started: `flock(1)` forks.
     pub(crate) leader_pid: u32,
 }
 
 impl HolderKind {
-    /// The programs it needs besides `sh`.
+    /// The programs that it needs besides `sh`.
     pub(crate) fn needs(self) -> &'static [&'static str] {
         match self {
             HolderKind::Flock => &["flock"],
@@ -44,43 +42,43 @@ impl HolderKind {
         }
     }
 
-    fn command(self, lock: &Path, bin: &Path) -> Command {
+    fn command(self, lock: &Path, programs: &Path, own: &Path) -> Command {
         match self {
             HolderKind::Flock => {
                 let mut command = child::command("flock");
-                command.arg("-n").arg(lock).arg(programs().join("flock.sh"));
+                command.arg("-n").arg(lock).arg(programs.join("flock.sh"));
                 command
             }
             HolderKind::HostRunner => {
                 let mut command = child::command("bash");
-                command.arg(programs().join("host-runner.sh")).arg(lock);
+                command.arg(programs.join("host-runner.sh")).arg(lock);
                 command
             }
             HolderKind::LockRun => {
-                let mut command = child::command(bin);
-                // The lock comes from the environment; a config there must be.
-                command.args(["lock-run", "--config"]).arg(programs().join("empty.json")).arg("--");
-                command.arg(programs().join("flock.sh"));
+                let mut command = child::command(own);
+                // The lock's path comes from the environment, but a config is needed.
+                command.args(["lock-run", "--config"]).arg(programs.join("empty.json")).arg("--");
+                command.arg(programs.join("flock.sh"));
                 command
             }
         }
     }
 }
 
-impl Holder {
+impl LiveHolder {
     /// Starts a holder and waits until it has the lock.
-    pub(crate) fn start(plan: &HeldPlan, lock: &Path, setup: &Setup, marked: &Marked) -> anyhow::Result<Holder> {
-        let mut command = plan.by.command(lock, &setup.own);
+    pub(crate) fn start(plan: &HeldPlan, lock: &Path, setup: &Setup, marked: &Marked) -> anyhow::Result<LiveHolder> {
+        let mut command = plan.by.command(lock, &programs(&setup.workspace), &setup.own);
         command.env_clear().env("DCE_SCRAPE_LOCK_FILE", lock);
         command.env("PATH", &setup.env.search_path).env("LC_ALL", "C").envs([marked.cookie()]);
-        let (output, writer) = std::io::pipe().context("cannot make a pipe")?;
+        let (output, writer) = std::io::pipe().context("cannot create a pipe")?;
         command.stdin(Stdio::piped()).stdout(writer.try_clone().context("cannot copy a pipe")?).stderr(writer);
         let mut group = Group::spawn(&mut command).context("cannot start the holder")?;
-        // The command has the pipe's other end: while that is open here, nobody's end is seen.
+        // It has a copy of the pipe's other end, which would keep the pipe open.
         drop(command);
         let leader_pid = group.leader().id();
         let lifeline = group.leader().stdin.take();
-        let mut holder = Holder { group, lifeline, output, pid: 0, leader_pid };
+        let mut holder = LiveHolder { group, lifeline, output, pid: 0, leader_pid };
         holder.pid = holder.read_ready(setup.cancel).context("the holder did not get the lock")?;
         if plan.orphaned {
             holder.group.orphan().context("cannot kill the holder's parent")?;
@@ -89,12 +87,12 @@ impl Holder {
     }
 
     fn read_ready(&mut self, cancel: &Cancel) -> anyhow::Result<u32> {
-        let until = Instant::now() + READY_WITHIN;
+        let until = Instant::now() + READY_TIMEOUT;
         let mut line = Vec::new();
         while !line.ends_with(b"\n") {
             let mut byte = [0];
             if !cancel.wait_for(self.output.as_fd(), until)? {
-                bail!("it was not ready within {READY_WITHIN:?}");
+                bail!("it was not ready within {READY_TIMEOUT:?}");
             }
             if self.output.read(&mut byte)? == 0 {
                 bail!("it ended without saying READY");
@@ -106,15 +104,11 @@ impl Holder {
         pid.with_context(|| format!("it said `{}` instead of READY", line.trim_end()))
     }
 
-    fn can_read(&self, until: Instant) -> std::io::Result<bool> {
-        wait_for(&mut [PollFd::new(self.output.as_fd(), PollFlags::POLLIN)], until)
-    }
-
-    /// Waits until nobody has the holder's output any more: then all of it has ended.
+    /// Waits until its output is closed: then all its processes have ended.
     fn wait_until_all_ended(&mut self) -> bool {
-        let until = Instant::now() + END_WITHIN;
+        let until = Instant::now() + END_TIMEOUT;
         let mut piece = [0; 256];
-        while self.can_read(until).unwrap_or(false) {
+        while wait_for(&[self.output.as_fd()], Some(until)).unwrap_or(false) {
             if !matches!(self.output.read(&mut piece), Ok(1..)) {
                 return true;
             }
@@ -123,7 +117,7 @@ impl Holder {
     }
 }
 
-impl Drop for Holder {
+impl Drop for LiveHolder {
     fn drop(&mut self) {
         self.lifeline = None;
         if !self.wait_until_all_ended() {

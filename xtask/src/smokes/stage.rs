@@ -1,38 +1,36 @@
-//! A case's stage: a fresh folder with everything the case asked for, gone afterwards.
+//! A case's stage: a fresh folder with everything that the case asks for, removed afterwards.
 
-use crate::smokes::case::{LockPlan, StagePlan};
-use anyhow::{Context, anyhow, bail};
+use crate::smokes::case::{LockPlan, StagePlan, stays_on_stage};
+use crate::smokes::names::Names;
+use anyhow::{Context, bail};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::{Component, Path, PathBuf};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use tempfile::TempDir;
 
-/// The config that is there when a case brings none.
-const USUAL_CONFIG: (&str, &str) =
-    ("scrape-targets.json", "{ \"archive_root\": \"[ROOT]/archive\", \"targets\": [] }\n");
+/// Maximum size of a file whose content a snapshot compares.
+const COMPARED_MAX_BYTES: u64 = 1 << 20;
 
-/// Contents up to this many bytes are compared by a snapshot.
-const COMPARED: u64 = 1 << 20;
+/// The mode of files that a case does not give another.
+const FILE_MODE: u32 = 0o600;
 
 pub(crate) struct Stage {
     folder: TempDir,
-    /// With no links in it, as programs print it.
+    /// Without links, as programs print it.
     pub(crate) root: PathBuf,
     pub(crate) names: Names,
 }
 
-/// What stands for what in a case's texts: `[ROOT]` for the stage's path, and so on.
-#[derive(Default)]
-pub(crate) struct Names(BTreeMap<&'static str, String>);
-
-/// Everything under a folder, for seeing whether it changed.
+/// Everything below a folder, to see whether it changed.
 #[derive(PartialEq, Eq)]
-pub(crate) struct Snapshot(BTreeMap<PathBuf, Entry>);
+pub(crate) struct Snapshot(BTreeMap<PathBuf, FileState>);
 
 #[derive(PartialEq, Eq)]
-struct Entry {
+struct FileState {
     inode: u64,
     mode: u32,
     size: u64,
@@ -41,61 +39,54 @@ struct Entry {
 }
 
 impl Stage {
-    /// Sets the stage, all but a lock that is held.
-    pub(crate) fn set(plan: &StagePlan) -> anyhow::Result<Stage> {
-        let folder =
-            tempfile::Builder::new().prefix("xtask-smoke-").tempdir().context("cannot make a folder for the stage")?;
+    /// An empty stage.
+    pub(crate) fn new(programs: &Path) -> anyhow::Result<Stage> {
+        let folder = tempfile::Builder::new()
+            .prefix("xtask-smoke-")
+            .tempdir()
+            .context("cannot create a folder for the stage")?;
         let root = folder.path().canonicalize().context("cannot find the stage's folder")?;
         let mut names = Names::default();
         names.set("ROOT", root.display());
-        names.set("PROGRAMS", programs().display());
+        names.set("PROGRAMS", programs.display());
         names.set("SMOKES_PID", std::process::id());
         names.set("NOW", humantime::format_rfc3339_seconds(SystemTime::now()));
-        let stage = Stage { folder, root, names };
-        for name in
-            ["archive", "bin", "home", "tmp"].into_iter().chain(plan.folders.iter().map(|name| &name.get_ref()[..]))
-        {
-            let path = stage.path(name)?;
-            fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        }
-        let (config, text) = USUAL_CONFIG;
-        if !plan.files.keys().any(|name| name.get_ref() == config) {
-            stage.write(config, text)?;
+        Ok(Stage { folder, root, names })
+    }
+
+    /// Creates everything on the plan, except for a lock that is held.
+    pub(crate) fn set(&self, plan: &StagePlan) -> anyhow::Result<()> {
+        let usual = ["archive", "bin", "home", "tmp"].into_iter();
+        for name in usual.chain(plan.folders.iter().map(|name| &name.get_ref()[..])) {
+            self.create(name, |path| fs::create_dir_all(path))?;
         }
         for (name, text) in &plan.files {
-            stage.write(name.get_ref(), text.get_ref())?;
+            self.write(name.get_ref(), text.get_ref())?;
         }
         for (name, target) in &plan.links {
-            let path = stage.path_in_folder(name.get_ref())?;
-            symlink(stage.names.fill(target.get_ref())?, &path)
-                .with_context(|| format!("cannot link {}", path.display()))?;
+            let target = self.names.fill(target.get_ref())?;
+            self.create(name.get_ref(), |path| symlink(&target, path))?;
         }
         for name in &plan.fifos {
-            let path = stage.path_in_folder(name.get_ref())?;
-            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)
-                .with_context(|| format!("cannot make {}", path.display()))?;
+            self.create(name.get_ref(), |path| Ok(mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0)?))?;
         }
         for (name, size) in &plan.holes {
-            let path = stage.path_in_folder(name.get_ref())?;
-            let file = fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-            file.set_len(*size).with_context(|| format!("cannot stretch {}", path.display()))?;
+            self.create(name.get_ref(), |path| fs::File::create(path)?.set_len(*size))?;
         }
         if let Some(LockPlan::Unheld(unheld)) = &plan.lock {
             let at = unheld.at.get_ref();
-            stage.write(at, "")?;
+            self.write(at, "")?;
             if let Some(sidecar) = &unheld.sidecar {
-                stage.write(&format!("{at}.meta"), sidecar.get_ref())?;
+                self.write(&format!("{at}.meta"), sidecar.get_ref())?;
             }
         }
         for (name, mode) in &plan.modes {
-            let path = stage.path(name.get_ref())?;
-            let permissions = fs::Permissions::from_mode(*mode);
-            fs::set_permissions(&path, permissions).with_context(|| format!("cannot chmod {}", path.display()))?;
+            self.create(name.get_ref(), |path| fs::set_permissions(path, fs::Permissions::from_mode(*mode)))?;
         }
-        Ok(stage)
+        Ok(())
     }
 
-    /// A path on the stage, and nowhere else.
+    /// A path on the stage.
     pub(crate) fn path(&self, name: &str) -> anyhow::Result<PathBuf> {
         if !stays_on_stage(name) {
             bail!("`{name}` does not stay on the stage");
@@ -103,10 +94,21 @@ impl Stage {
         Ok(self.root.join(name))
     }
 
+    /// Creates something on the stage, and its folder if needed.
+    pub(crate) fn create(&self, name: &str, create: impl FnOnce(&Path) -> io::Result<()>) -> anyhow::Result<()> {
+        let path = self.path(name)?;
+        let folder = path.parent().unwrap_or(&self.root);
+        fs::create_dir_all(folder)
+            .and_then(|()| create(&path))
+            .with_context(|| format!("cannot create {}", path.display()))
+    }
+
     /// Writes a file, its placeholders filled in.
     pub(crate) fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
-        let path = self.path_in_folder(name)?;
-        fs::write(&path, self.names.fill(text)?).with_context(|| format!("cannot write {}", path.display()))
+        let text = self.names.fill(text)?;
+        let mut options = fs::File::options();
+        options.write(true).create(true).truncate(true).mode(FILE_MODE);
+        self.create(name, |path| options.open(path)?.write_all(text.as_bytes()))
     }
 
     /// What is on the stage now.
@@ -116,79 +118,25 @@ impl Stage {
         Ok(snapshot)
     }
 
-    /// Leaves the stage where it is, for a person to look at.
+    /// Leaves the stage's folder in place.
     pub(crate) fn keep(self) -> PathBuf {
         self.folder.keep()
     }
 
-    /// Takes the stage down.
+    /// Removes the stage.
     pub(crate) fn close(self) -> anyhow::Result<()> {
         self.folder.close().context("cannot remove the stage")
-    }
-
-    /// A path on the stage whose folder is made if it is not there.
-    pub(crate) fn path_in_folder(&self, name: &str) -> anyhow::Result<PathBuf> {
-        let path = self.path(name)?;
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        }
-        Ok(path)
-    }
-}
-
-/// Whether a path from the stage's root leads nowhere else.
-pub(crate) fn stays_on_stage(name: &str) -> bool {
-    Path::new(name).components().all(|component| matches!(component, Component::Normal(_)))
-}
-
-/// The folder of the programs that cases use.
-pub(crate) fn programs() -> PathBuf {
-    super::folder().join("programs")
-}
-
-impl Names {
-    /// What is known on every stage, and besides where a live child holds the lock.
-    pub(crate) const EVERYWHERE: [&str; 4] = ["ROOT", "PROGRAMS", "SMOKES_PID", "NOW"];
-    pub(crate) const HELD: [&str; 2] = ["HOLDER_PID", "LEADER_PID"];
-
-    /// Lets `[name]` stand for a value.
-    pub(crate) fn set(&mut self, name: &'static str, value: impl ToString) {
-        self.0.insert(name, value.to_string());
-    }
-
-    /// `text` with every `[NAME]` replaced.
-    pub(crate) fn fill(&self, text: &str) -> anyhow::Result<String> {
-        let mut filled = text.to_owned();
-        for name in Names::used_in(text) {
-            let value = self.0.get(name).ok_or_else(|| anyhow!("nothing is known as `[{name}]` here"))?;
-            filled = filled.replace(&format!("[{name}]"), value);
-        }
-        Ok(filled)
-    }
-
-    /// `text` with the stage's own values replaced by their names: what `fill` undoes.
-    pub(crate) fn unfill(&self, text: &str) -> String {
-        let mut values: Vec<(&&str, &String)> = self.0.iter().collect();
-        // Where one value is part of another, the longer one is meant.
-        values.sort_by_key(|(_, value)| std::cmp::Reverse(value.len()));
-        values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(*value, &format!("[{name}]")))
-    }
-
-    /// The placeholders in a text. A name is capital letters and `_`.
-    pub(crate) fn used_in(text: &str) -> impl Iterator<Item = &str> {
-        let is_name = |name: &&str| !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
-        text.split('[').skip(1).filter_map(|from| Some(from.split_once(']')?.0)).filter(is_name)
     }
 }
 
 impl Snapshot {
-    /// What differs in `after`, a line each.
+    /// The differences in `after`, a line each.
     pub(crate) fn changes(&self, after: &Snapshot) -> Vec<String> {
         let mut changes = Vec::new();
-        for (path, entry) in &self.0 {
+        for (path, before) in &self.0 {
             match after.0.get(path) {
                 None => changes.push(format!("removed {}", path.display())),
-                Some(now) if now != entry => changes.push(format!("changed {}", path.display())),
+                Some(now) if now != before => changes.push(format!("changed {}", path.display())),
                 Some(_) => {}
             }
         }
@@ -198,14 +146,14 @@ impl Snapshot {
         changes
     }
 
-    fn add(&mut self, path: &Path) -> std::io::Result<()> {
+    fn add(&mut self, path: &Path) -> io::Result<()> {
         let stat = fs::symlink_metadata(path)?;
         #[expect(clippy::disallowed_methods, reason = "the stage is ours, and this is a regular file of bounded size")]
-        let content = if stat.is_file() && stat.len() <= COMPARED { Some(fs::read(path)?) } else { None };
+        let content = if stat.is_file() && stat.len() <= COMPARED_MAX_BYTES { Some(fs::read(path)?) } else { None };
         let modified = (stat.mtime(), stat.mtime_nsec());
         self.0.insert(
             path.to_path_buf(),
-            Entry { inode: stat.ino(), mode: stat.mode(), size: stat.len(), modified, content },
+            FileState { inode: stat.ino(), mode: stat.mode(), size: stat.len(), modified, content },
         );
         if stat.is_dir() {
             for entry in fs::read_dir(path)? {
@@ -221,33 +169,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_filled_in_and_unknown_ones_refused() {
-        let mut names = Names::default();
-        names.set("ROOT", "/r");
-        assert_eq!(names.fill("[ROOT]/a [..] [] [x] [ROOT][").unwrap(), "/r/a [..] [] [x] /r[");
-        assert!(names.fill("[NOBODY]").is_err());
-        names.set("PROGRAMS", "/r/p");
-        assert_eq!(names.unfill("/r/p/x /r/y"), "[PROGRAMS]/x [ROOT]/y");
-    }
-
-    #[test]
     fn every_change_on_the_stage_is_seen() {
-        let stage = Stage::set(&StagePlan::default()).unwrap();
+        let stage = Stage::new(Path::new("/")).unwrap();
         let before = stage.snapshot().unwrap();
         assert_eq!(before.changes(&stage.snapshot().unwrap()), [""; 0]);
         stage.write("archive/new", "x").unwrap();
         let changes = before.changes(&stage.snapshot().unwrap());
-        assert_eq!(changes.len(), 2, "the file, and its folder's time: {changes:?}");
+        assert_eq!(changes.len(), 3, "the file, its folder, and the root's time: {changes:?}");
         let before = stage.snapshot().unwrap();
         stage.write("archive/new", "y").unwrap();
         assert_eq!(before.changes(&stage.snapshot().unwrap()).len(), 1);
-    }
-
-    #[test]
-    fn paths_stay_on_the_stage() {
-        let stage = Stage::set(&StagePlan::default()).unwrap();
-        for name in ["/etc/passwd", "../x", "a/../../x"] {
-            assert!(stage.path(name).is_err(), "{name}");
-        }
     }
 }

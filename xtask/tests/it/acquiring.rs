@@ -1,6 +1,6 @@
 //! The acquiring side, with the real programs of the other side.
 
-use crate::stand::{Stand, command};
+use crate::sandbox::{Sandbox, command};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 const NOBODY: &str = "setpriv --reuid=65534 --regid=65534 --clear-groups";
 
 /// Starts `lock-run` with a shell script under it that says when it runs.
-fn lock_run(stand: &Stand, script: &str) -> Child {
-    let mut run = command(&stand.bin);
-    run.arg("lock-run").arg("--config").arg(stand.at("scrape.json")).args(["--", "sh", "-c", script]);
+fn lock_run(sandbox: &Sandbox, script: &str) -> Child {
+    let mut run = command(&sandbox.bin);
+    run.arg("lock-run").arg("--config").arg(sandbox.at("scrape.json")).args(["--", "sh", "-c", script]);
     let mut child = run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     assert_eq!(line(&mut child), "READY");
     child
@@ -25,14 +25,14 @@ fn line(child: &mut Child) -> String {
 const UNTIL_END_OF_INPUT: &str = "echo READY; read -r _";
 
 pub(crate) fn flock_and_lock_run() {
-    let stand = Stand::new();
-    let flock = || command("flock").arg("-n").arg(stand.lock()).arg("true").status().unwrap().code();
-    let mut holder = lock_run(&stand, UNTIL_END_OF_INPUT);
+    let sandbox = Sandbox::new();
+    let flock = || command("flock").arg("-n").arg(sandbox.lock()).arg("true").status().unwrap().code();
+    let mut holder = lock_run(&sandbox, UNTIL_END_OF_INPUT);
     assert_eq!(flock(), Some(1), "lock-run holds it");
     drop(holder.stdin.take());
     holder.wait().unwrap();
     assert_eq!(flock(), Some(0));
-    stand.script(
+    sandbox.script(
         &[],
         r#"hold "$lock"; "$XTASK" lock-run --config "$ROOT/scrape.json" -E 9 -- true 9>&- 2>"$ROOT/err" || [ $? = 9 ]
            grep -q '^ERROR: Another scrape is already running (lock: .*)\. Holder pid ' "$ROOT/err""#,
@@ -40,11 +40,11 @@ pub(crate) fn flock_and_lock_run() {
 }
 
 pub(crate) fn sidecar_is_the_runners() {
-    let stand = Stand::new();
-    let mut holder = lock_run(&stand, UNTIL_END_OF_INPUT);
+    let sandbox = Sandbox::new();
+    let mut holder = lock_run(&sandbox, UNTIL_END_OF_INPUT);
     let read = |key: &str| {
         let script = format!(r#"grep -E '^{key}=' "$0" | head -1 | cut -d= -f2-"#);
-        let sidecar = stand.at("archive/.dce-scrape.lock.meta");
+        let sidecar = sandbox.at("archive/.dce-scrape.lock.meta");
         let output = command("sh").args(["-c", &script]).arg(sidecar).output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     };
@@ -53,30 +53,30 @@ pub(crate) fn sidecar_is_the_runners() {
     assert_eq!((read("started").len(), read("boot_id").len()), (20, 36));
     drop(holder.stdin.take());
     assert!(holder.wait().unwrap().code().is_some());
-    assert!(!stand.at("archive/.dce-scrape.lock.meta").exists());
+    assert!(!sandbox.at("archive/.dce-scrape.lock.meta").exists());
 }
 
 pub(crate) fn signals() {
-    let stand = Stand::new();
+    let sandbox = Sandbox::new();
     for (signal, code) in [("TERM", 7), ("HUP", 8), ("USR1", 9), ("INT", 10)] {
         let script = format!("trap 'exit {code}' {signal}; echo READY; while :; do read -r _ || :; done");
-        let mut holder = lock_run(&stand, &script);
+        let mut holder = lock_run(&sandbox, &script);
         let kill = format!("kill -{signal} {}", holder.id());
         assert!(command("sh").args(["-c", &kill]).status().unwrap().success());
         assert_eq!(holder.wait().unwrap().code(), Some(code), "{signal}");
-        assert_eq!(stand.ask().state, "free");
+        assert_eq!(sandbox.ask().state, "free");
     }
     // Not one that reads its input: waiting for a child closes that.
-    let mut holder = lock_run(&stand, "echo READY; exec sleep 60");
+    let mut holder = lock_run(&sandbox, "echo READY; exec sleep 60");
     command("sh").args(["-c", &format!("kill -TERM {}", holder.id())]).status().unwrap();
     assert_eq!(holder.wait().unwrap().code(), Some(128 + 15));
 }
 
 /// The waiting program is told of the end, and does not sleep through it.
 pub(crate) fn waiting() {
-    let stand = Stand::new();
-    let mut holder = lock_run(&stand, UNTIL_END_OF_INPUT);
-    let mut waiter = stand.ask_with(&["--wait=20s"]).stdout(Stdio::piped()).spawn().unwrap();
+    let sandbox = Sandbox::new();
+    let mut holder = lock_run(&sandbox, UNTIL_END_OF_INPUT);
+    let mut waiter = sandbox.ask_with(&["--wait=20s"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(holder.stdin.take());
     holder.wait().unwrap();
     let ended = Instant::now();
@@ -88,15 +88,15 @@ pub(crate) fn waiting() {
 }
 
 pub(crate) fn lock_run_waits() {
-    let stand = Stand::new();
+    let sandbox = Sandbox::new();
     let mut flock = command("flock");
-    flock.arg(stand.lock()).args(["sh", "-c", UNTIL_END_OF_INPUT]);
+    flock.arg(sandbox.lock()).args(["sh", "-c", UNTIL_END_OF_INPUT]);
     let mut holder = flock.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     assert_eq!(line(&mut holder), "READY");
-    let mut waiter = command(&stand.bin);
-    waiter.arg("lock-run").arg("--config").arg(stand.at("scrape.json")).args(["--wait=20s", "--", "true"]);
+    let mut waiter = command(&sandbox.bin);
+    waiter.arg("lock-run").arg("--config").arg(sandbox.at("scrape.json")).args(["--wait=20s", "--", "true"]);
     let mut waiter = waiter.spawn().unwrap();
-    assert_eq!(stand.ask().state, "held");
+    assert_eq!(sandbox.ask().state, "held");
     assert_eq!(waiter.try_wait().unwrap(), None, "it does not wait");
     drop(holder.stdin.take());
     assert_eq!(waiter.wait().unwrap().code(), Some(0));
@@ -104,8 +104,8 @@ pub(crate) fn lock_run_waits() {
 }
 
 pub(crate) fn cannot_be_taken() {
-    let stand = Stand::new();
-    stand.script(
+    let sandbox = Sandbox::new();
+    sandbox.script(
         &[],
         &format!(
             r#"code=0

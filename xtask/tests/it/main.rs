@@ -8,17 +8,20 @@
 mod acquiring;
 mod mutants;
 mod places;
-mod stand;
+mod sandbox;
 mod untouched;
 
 use libtest_mimic::{Arguments, Trial};
 use places::{NOBODY, smokes, smokes_obstacle};
-use stand::{CONTAINER, MOUNTS, obstacle};
+use sandbox::{CONTAINER, MOUNTS, obstacle};
 use std::process::ExitCode;
+
+/// A name, why it cannot run here, and the test.
+type Test = (&'static str, fn() -> Option<String>, fn());
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let test = |name: &str, obstacle: fn() -> Option<String>, run: fn()| {
+    let trial = |(name, obstacle, run): Test| {
         let obstacle = obstacle();
         if let Some(why) = obstacle.as_ref().filter(|_| !arguments.list) {
             println!("SKIP: {name} ({why})");
@@ -27,9 +30,13 @@ fn main() -> ExitCode {
             run();
             Ok(())
         };
-        // Decided while listing: what is ignored at run time counts as passed with some runners.
+        // Decided while listing: some runners report what is ignored at run time as passed.
         Trial::test(name, passes).with_ignored_flag(obstacle.is_some())
     };
+    libtest_mimic::run(&arguments, tests().into_iter().map(trial).collect()).exit_code()
+}
+
+fn tests() -> Vec<Test> {
     let overlay = || obstacle(MOUNTS, places::MOUNT_OVERLAY);
     let btrfs = || obstacle(MOUNTS, places::MOUNT_BTRFS);
     let container = || obstacle(CONTAINER, "true");
@@ -39,35 +46,34 @@ fn main() -> ExitCode {
     let strace = || obstacle(&[], "strace -o /dev/null true");
     let flock = || obstacle(&[], "flock /dev/null true && bash -c true");
     let none = || None;
-    let tests = vec![
-        test("overlayfs", overlay, places::overlayfs),
-        test("overlayfs_with_the_lock_file_in_the_lower_layer", overlay, places::overlayfs_lower),
-        test("btrfs", btrfs, places::btrfs),
-        test("holder_outside_this_pid_namespace", container, places::holder_outside),
-        test("holder_inside_this_pid_namespace", container, places::holder_inside),
-        test("hidden_proc_locks", hidden_table, places::hidden_table),
-        test("hidden_processes", hidden_processes, places::hidden_processes),
-        test("another_users_lock", other_user, places::another_users_lock),
-        test("another_users_deleted_lock", other_user, places::another_users_deleted_lock),
-        test("deleted_lock_from_a_container", container, places::deleted_lock_from_a_container),
-        test("deleted_lock_with_an_unreadable_sidecar", other_user, places::deleted_lock_with_an_unreadable_sidecar),
-        test("smokes_as_another_user", || smokes_obstacle(NOBODY), || smokes(NOBODY)),
-        test("smokes_in_a_container", || smokes_obstacle(CONTAINER), || smokes(CONTAINER)),
-        test("shared_lock_that_stays", none, places::shared_lock),
-        test("fcntl_lock", none, places::fcntl_lock),
-        test("many_waiters", none, places::many_waiters),
-        test("flock_and_lock_run_keep_each_other_out", flock, acquiring::flock_and_lock_run),
-        test("the_runners_reader_reads_our_sidecar", none, acquiring::sidecar_is_the_runners),
-        test("signals_reach_the_command", none, acquiring::signals),
-        test("waiting_ends_when_the_holder_does", flock, acquiring::waiting),
-        test("lock_run_waits_its_turn", flock, acquiring::lock_run_waits),
-        test("a_lock_that_cannot_be_taken", other_user, acquiring::cannot_be_taken),
-        test("every_mutant_is_caught", flock, mutants::every_mutant_is_caught),
-        test("the_callers_environment_does_not_leak", flock, mutants::the_callers_environment_does_not_leak),
-        test("the_wrapped_program_passes", flock, mutants::the_wrapped_program_passes),
-        test("reader_that_went_away", none, untouched::reader_that_went_away),
-        test("full_disk_behind_standard_output", none, untouched::full_output),
-        test("no_system_call_takes_or_changes_anything", strace, untouched::system_calls),
-    ];
-    libtest_mimic::run(&arguments, tests).exit_code()
+    vec![
+        ("overlayfs", overlay, places::overlayfs),
+        ("overlayfs_with_the_lock_file_in_the_lower_layer", overlay, places::overlayfs_lower),
+        ("btrfs", btrfs, places::btrfs),
+        ("holder_outside_this_pid_namespace", container, places::holder_outside),
+        ("holder_inside_this_pid_namespace", container, places::holder_inside),
+        ("hidden_proc_locks", hidden_table, places::hidden_table),
+        ("hidden_processes", hidden_processes, places::hidden_processes),
+        ("another_users_lock", other_user, places::another_users_lock),
+        ("another_users_deleted_lock", other_user, places::another_users_deleted_lock),
+        ("deleted_lock_from_a_container", container, places::deleted_lock_from_a_container),
+        ("deleted_lock_with_an_unreadable_sidecar", other_user, places::deleted_lock_with_an_unreadable_sidecar),
+        ("smokes_as_another_user", || smokes_obstacle(NOBODY), || smokes(NOBODY)),
+        ("smokes_in_a_container", || smokes_obstacle(CONTAINER), || smokes(CONTAINER)),
+        ("shared_lock_that_stays", none, places::shared_lock),
+        ("fcntl_lock", none, places::fcntl_lock),
+        ("many_waiters", none, places::many_waiters),
+        ("flock_and_lock_run_keep_each_other_out", flock, acquiring::flock_and_lock_run),
+        ("the_runners_reader_reads_our_sidecar", none, acquiring::sidecar_is_the_runners),
+        ("signals_reach_the_command", none, acquiring::signals),
+        ("waiting_ends_when_the_holder_does", flock, acquiring::waiting),
+        ("lock_run_waits_its_turn", flock, acquiring::lock_run_waits),
+        ("a_lock_that_cannot_be_taken", other_user, acquiring::cannot_be_taken),
+        ("every_mutant_is_caught", flock, mutants::every_mutant_is_caught),
+        ("the_callers_environment_does_not_leak", flock, mutants::the_callers_environment_does_not_leak),
+        ("the_wrapped_program_passes", flock, mutants::the_wrapped_program_passes),
+        ("reader_that_went_away", none, untouched::reader_that_went_away),
+        ("full_disk_behind_standard_output", none, untouched::full_output),
+        ("no_system_call_takes_or_changes_anything", strace, untouched::system_calls),
+    ]
 }

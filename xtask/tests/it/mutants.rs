@@ -1,6 +1,6 @@
 //! The smokes' own test: programs that are wrong in one way each, and each must be caught.
 
-use crate::stand::{Stand, command};
+use crate::sandbox::{Sandbox, command};
 use std::io::Write;
 use std::process::Stdio;
 
@@ -34,22 +34,22 @@ const MUTANTS: [(&str, &str); 16] = [
 ];
 
 pub(crate) fn every_mutant_is_caught() {
-    let stand = Stand::new();
+    let sandbox = Sandbox::new();
     let escaped: Vec<&str> =
-        MUTANTS.iter().filter(|(_, script)| passes(&stand, script)).map(|(name, _)| *name).collect();
+        MUTANTS.iter().filter(|(_, script)| passes(&sandbox, script)).map(|(name, _)| *name).collect();
     assert!(escaped.is_empty(), "no smoke catches these: {escaped:?}");
 }
 
 /// Else the mutants might be caught for the wrapping alone.
 pub(crate) fn the_wrapped_program_passes() {
-    assert!(passes(&Stand::new(), r#"exec "$X" "$@""#));
-    assert!(passes(&Stand::new(), "filter ''"));
+    assert!(passes(&Sandbox::new(), r#"exec "$X" "$@""#));
+    assert!(passes(&Sandbox::new(), "filter ''"));
 }
 
 /// Whatever the person has set who runs them.
 pub(crate) fn the_callers_environment_does_not_leak() {
-    let stand = Stand::new();
-    let mut smokes = command(&stand.bin);
+    let sandbox = Sandbox::new();
+    let mut smokes = command(&sandbox.bin);
     smokes.args(["smokes", "lock-status-*", "lock-run*", "handoff-*"]);
     for name in ["DCE_SCRAPE_LOCK_FILE", "DCE_CONFIG_FILE", "DCE_ENV_FILE", "DCE_COMPOSE_BIN", "DISCORD_TOKEN_FILE"] {
         smokes.env(name, "/nonexistent/leaked");
@@ -60,23 +60,23 @@ pub(crate) fn the_callers_environment_does_not_leak() {
 }
 
 /// Whether the smokes find nothing wrong with a program.
-fn passes(stand: &Stand, script: &str) -> bool {
-    let mutant = stand.at("mutant");
+fn passes(sandbox: &Sandbox, script: &str) -> bool {
+    let mutant = sandbox.at("mutant");
     let text = format!(
         "#!/bin/sh\nX='{}'\nfilter() {{ {}; }}\n{}\n",
-        stand.bin.display(),
+        sandbox.bin.display(),
         r#"out=$("$X" $ARGS); code=$?; [ -z "$out" ] || printf '%s\n' "$out" | /bin/sed "$1"; [ "$2" ] || (exit $code)"#,
         script
     );
     // `$@` is the function's own within it.
     let text = text.replacen("\nfilter()", "\nARGS=$*\nfilter()", 1);
-    // By another process: see `Stand::new`.
+    // By another process: see `Sandbox::new`.
     let mut writer = command("sh");
     writer.args(["-c", r#"cat >"$0"; chmod +x "$0""#]).arg(&mutant).stdin(Stdio::piped());
     let mut writer = writer.spawn().unwrap();
     writer.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     assert!(writer.wait().unwrap().success());
-    let output = command(&stand.bin).args(["smokes", "--fail-fast", "--bin"]).arg(&mutant).output().unwrap();
+    let output = command(&sandbox.bin).args(["smokes", "--fail-fast", "--bin"]).arg(&mutant).output().unwrap();
     match output.status.code() {
         Some(0) => true,
         Some(1) => false,

@@ -1,7 +1,7 @@
 //! Places where the truth about a lock is hard to come by.
 
-use crate::stand::{CONTAINER, MOUNTS, Stand, command, obstacle};
-use nix::fcntl::{FcntlArg, fcntl};
+use crate::sandbox::{CONTAINER, MOUNTS, Sandbox, command, obstacle};
+use rustix::fs::FlockOperation;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -30,37 +30,37 @@ pub(crate) const HIDE_PROCESSES: &str = "mount -t proc -o hidepid=2 proc /proc";
 const HELD_THEN_FREE: &str = r#"hold "$lock"; status held; release; status free"#;
 
 /// What the kernel's table says where it is the whole truth.
-fn assert_held_then_free(stand: &Stand) {
-    let held = stand.status("held");
+fn assert_held_then_free(sandbox: &Sandbox) {
+    let held = sandbox.status("held");
     assert_eq!((&held.state[..], held.exit, &held.observed_via[..]), ("held", 1, "proc-locks"), "{held:?}");
     assert!(held.holders_complete && held.holders.iter().any(|holder| holder.command == "sh"), "{held:?}");
-    let free = stand.status("free");
+    let free = sandbox.status("free");
     assert_eq!((&free.state[..], free.exit, &free.observed_via[..]), ("free", 0, "proc-locks"), "{free:?}");
 }
 
 pub(crate) fn overlayfs() {
-    let stand = Stand::new();
-    stand.script(MOUNTS, &format!("{MOUNT_OVERLAY}\n{HELD_THEN_FREE}"));
-    assert_held_then_free(&stand);
+    let sandbox = Sandbox::new();
+    sandbox.script(MOUNTS, &format!("{MOUNT_OVERLAY}\n{HELD_THEN_FREE}"));
+    assert_held_then_free(&sandbox);
 }
 
 pub(crate) fn overlayfs_lower() {
-    let stand = Stand::new();
+    let sandbox = Sandbox::new();
     let use_lower = "export DCE_SCRAPE_LOCK_FILE=$ROOT/archive/lower.lock; lock=$DCE_SCRAPE_LOCK_FILE";
-    stand.script(MOUNTS, &format!("{MOUNT_OVERLAY}\n{use_lower}\n{HELD_THEN_FREE}"));
-    assert_held_then_free(&stand);
+    sandbox.script(MOUNTS, &format!("{MOUNT_OVERLAY}\n{use_lower}\n{HELD_THEN_FREE}"));
+    assert_held_then_free(&sandbox);
 }
 
 pub(crate) fn btrfs() {
-    let stand = Stand::new();
-    stand.script(MOUNTS, &format!("{MOUNT_BTRFS}\n{HELD_THEN_FREE}"));
-    assert_held_then_free(&stand);
+    let sandbox = Sandbox::new();
+    sandbox.script(MOUNTS, &format!("{MOUNT_BTRFS}\n{HELD_THEN_FREE}"));
+    assert_held_then_free(&sandbox);
 }
 
 pub(crate) fn holder_outside() {
-    let stand = Stand::new();
+    let sandbox = Sandbox::new();
     let (container, nobody) = (CONTAINER.join(" "), NOBODY.join(" "));
-    stand.script(
+    sandbox.script(
         &[],
         &format!(
             r#"hold "$lock"
@@ -71,47 +71,47 @@ pub(crate) fn holder_outside() {
             status unreadable {container} {nobody}"#
         ),
     );
-    let held = stand.status("held");
+    let held = sandbox.status("held");
     assert_eq!((&held.state[..], held.exit, &held.observed_via[..]), ("held", 1, "probe"), "{held:?}");
     assert!(!held.holders_complete && held.notes.iter().any(|note| note.contains("shared lock was taken")), "{held:?}");
-    let free = stand.status("free");
+    let free = sandbox.status("free");
     assert_eq!((&free.state[..], free.exit, &free.observed_via[..]), ("free", 0, "probe"), "{free:?}");
     assert!(free.notes.iter().any(|note| note.contains("shared lock was taken")), "{free:?}");
-    let unreadable = stand.status("unreadable");
+    let unreadable = sandbox.status("unreadable");
     assert_eq!((&unreadable.state[..], unreadable.exit), ("unknown", 2), "{unreadable:?}");
 }
 
 pub(crate) fn holder_inside() {
-    let stand = Stand::new();
-    stand.script(CONTAINER, HELD_THEN_FREE);
-    let held = stand.status("held");
+    let sandbox = Sandbox::new();
+    sandbox.script(CONTAINER, HELD_THEN_FREE);
+    let held = sandbox.status("held");
     assert_eq!((&held.state[..], held.exit, &held.observed_via[..]), ("held", 1, "fdinfo"), "{held:?}");
     assert!(held.holders.iter().any(|holder| holder.command == "sh"), "{held:?}");
     assert!(!held.holders_complete, "who is outside cannot be seen: {held:?}");
-    assert_eq!(stand.status("free").exit, 0);
+    assert_eq!(sandbox.status("free").exit, 0);
 }
 
 pub(crate) fn hidden_table() {
-    let stand = Stand::new();
-    stand.script(MOUNTS, &format!("{HIDE_TABLE}\n{HELD_THEN_FREE}"));
-    let held = stand.status("held");
+    let sandbox = Sandbox::new();
+    sandbox.script(MOUNTS, &format!("{HIDE_TABLE}\n{HELD_THEN_FREE}"));
+    let held = sandbox.status("held");
     assert_eq!((&held.state[..], held.exit, &held.observed_via[..]), ("held", 1, "fdinfo"), "{held:?}");
-    let free = stand.status("free");
+    let free = sandbox.status("free");
     assert_eq!((&free.state[..], free.exit, &free.observed_via[..]), ("free", 0, "probe"), "{free:?}");
 }
 
 pub(crate) fn hidden_processes() {
-    let stand = Stand::new();
+    let sandbox = Sandbox::new();
     let nobody = NOBODY.join(" ");
-    stand.script(MOUNTS, &format!("{HIDE_PROCESSES}\nhold \"$lock\"; status held {nobody}"));
-    let held = stand.status("held");
+    sandbox.script(MOUNTS, &format!("{HIDE_PROCESSES}\nhold \"$lock\"; status held {nobody}"));
+    let held = sandbox.status("held");
     assert_eq!((&held.state[..], held.exit, held.holders_complete), ("held", 1, false), "{held:?}");
 }
 
 pub(crate) fn another_users_lock() {
-    let stand = Stand::new();
+    let sandbox = Sandbox::new();
     let nobody = NOBODY.join(" ");
-    stand.script(
+    sandbox.script(
         &[],
         &format!(
             r#"hold "$lock"
@@ -124,39 +124,39 @@ pub(crate) fn another_users_lock() {
             status free {nobody}"#
         ),
     );
-    let readable = stand.status("readable");
+    let readable = sandbox.status("readable");
     assert_eq!((&readable.state[..], readable.exit, readable.holders_complete), ("held", 1, false), "{readable:?}");
-    let unreadable = stand.status("unreadable");
+    let unreadable = sandbox.status("unreadable");
     assert_eq!((&unreadable.state[..], unreadable.exit), ("held", 1), "{unreadable:?}");
     assert!(unreadable.notes.iter().any(|note| note.contains("permission denied")), "{unreadable:?}");
-    assert_eq!(stand.status("free").exit, 0);
+    assert_eq!(sandbox.status("free").exit, 0);
 }
 
 pub(crate) fn another_users_deleted_lock() {
-    let stand = Stand::new();
+    let sandbox = Sandbox::new();
     let nobody = NOBODY.join(" ");
     let script = r#"hold "$lock"; echo "pid=$$" >"$lock.meta"; rm "$lock"; status root; status nobody"#;
-    stand.script(&[], &format!("{script} {nobody}"));
-    assert_eq!((&stand.status("root").state[..], stand.status("root").exit), ("held", 1));
-    let nobody = stand.status("nobody");
+    sandbox.script(&[], &format!("{script} {nobody}"));
+    assert_eq!((&sandbox.status("root").state[..], sandbox.status("root").exit), ("held", 1));
+    let nobody = sandbox.status("nobody");
     assert_eq!((&nobody.state[..], nobody.exit), ("unknown", 2), "{nobody:?}");
     assert!(nobody.summary.ends_with(", recorded as the holder, cannot be inspected)"), "{nobody:?}");
 }
 
 pub(crate) fn deleted_lock_from_a_container() {
-    let stand = Stand::new();
+    let sandbox = Sandbox::new();
     let container = CONTAINER.join(" ");
-    stand.script(&[], &format!(r#"hold "$lock"; echo "pid=$$" >"$lock.meta"; rm "$lock"; status gone {container}"#));
-    let gone = stand.status("gone");
+    sandbox.script(&[], &format!(r#"hold "$lock"; echo "pid=$$" >"$lock.meta"; rm "$lock"; status gone {container}"#));
+    let gone = sandbox.status("gone");
     assert_eq!((&gone.state[..], gone.exit), ("unknown", 2), "the holder is out of sight there: {gone:?}");
 }
 
 pub(crate) fn deleted_lock_with_an_unreadable_sidecar() {
-    let stand = Stand::new();
+    let sandbox = Sandbox::new();
     let nobody = NOBODY.join(" ");
     let script = r#"hold "$lock"; umask 077; echo "pid=$$" >"$lock.meta"; rm "$lock"; umask 022; status gone"#;
-    stand.script(&[], &format!("{script} {nobody}"));
-    let gone = stand.status("gone");
+    sandbox.script(&[], &format!("{script} {nobody}"));
+    let gone = sandbox.status("gone");
     assert_eq!((&gone.state[..], gone.exit), ("unknown", 2), "{gone:?}");
 }
 
@@ -167,29 +167,22 @@ pub(crate) fn smokes_obstacle(wrapper: &[&str]) -> Option<String> {
 
 /// Runs the whole suite behind `wrapper`: newcomers are seldom root, and often in a container.
 pub(crate) fn smokes(wrapper: &[&str]) {
-    let stand = Stand::new();
-    stand.script(wrapper, r#""$XTASK" smokes 'lock-status-*' 'handoff-*' 'verify-ready-*' >"$ROOT/out" 2>&1 || { grep -A12 FAIL "$ROOT/out" >&2; exit 1; }"#);
+    let sandbox = Sandbox::new();
+    sandbox.script(wrapper, r#""$XTASK" smokes 'lock-status-*' 'handoff-*' 'verify-ready-*' >"$ROOT/out" 2>&1 || { grep -A12 FAIL "$ROOT/out" >&2; exit 1; }"#);
 }
 
 pub(crate) fn shared_lock() {
-    let stand = Stand::new();
-    stand.script(&[], r#"exec 9>>"$lock"; flock -s -n 9; status held"#);
-    let held = stand.status("held");
+    let sandbox = Sandbox::new();
+    sandbox.script(&[], r#"exec 9>>"$lock"; flock -s -n 9; status held"#);
+    let held = sandbox.status("held");
     assert_eq!((&held.state[..], held.exit), ("held", 1), "{held:?}");
 }
 
 pub(crate) fn fcntl_lock() {
-    let stand = Stand::new();
-    let file = std::fs::File::create(stand.lock()).unwrap();
-    let whole = nix::libc::flock {
-        l_type: nix::libc::F_WRLCK as i16,
-        l_whence: nix::libc::SEEK_SET as i16,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)).unwrap();
-    let held = stand.ask();
+    let sandbox = Sandbox::new();
+    let file = std::fs::File::create(sandbox.lock()).unwrap();
+    rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let held = sandbox.ask();
     assert_eq!((&held.state[..], held.exit), ("held", 1), "{held:?}");
     assert!(held.notes.iter().any(|note| note.contains("fcntl")), "{held:?}");
     assert!(held.holders.iter().any(|holder| holder.pid == std::process::id()), "{held:?}");
@@ -198,16 +191,16 @@ pub(crate) fn fcntl_lock() {
 /// Their lines make the lock's entry longer than what one `read` of the table gives.
 pub(crate) fn many_waiters() {
     const WAITERS: usize = 100;
-    let stand = Stand::new();
-    let mut holder = command("flock").arg(stand.lock()).arg("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let sandbox = Sandbox::new();
+    let mut holder = command("flock").arg(sandbox.lock()).arg("cat").stdin(Stdio::piped()).spawn().unwrap();
     let until = Instant::now() + Duration::from_secs(20);
-    while stand.ask().exit != 1 {
+    while sandbox.ask().exit != 1 {
         assert!(Instant::now() < until, "the holder did not get the lock");
     }
-    let wait = || command("flock").arg(stand.lock()).arg("true").spawn().unwrap();
+    let wait = || command("flock").arg(sandbox.lock()).arg("true").spawn().unwrap();
     let mut waiters: Vec<_> = (0..WAITERS).map(|_| wait()).collect();
     loop {
-        let status = stand.ask();
+        let status = sandbox.ask();
         assert_eq!((&status.state[..], status.exit), ("held", 1), "{status:?}");
         if status.waiters == WAITERS {
             assert_eq!(status.holders.len(), 2, "the waiters hold nothing: {status:?}");
@@ -218,5 +211,5 @@ pub(crate) fn many_waiters() {
     drop(holder.stdin.take());
     holder.wait().unwrap();
     assert!(waiters.iter_mut().all(|waiter| waiter.wait().unwrap().success()));
-    assert_eq!(stand.ask().exit, 0);
+    assert_eq!(sandbox.ask().exit, 0);
 }

@@ -1,29 +1,29 @@
 //! What a status run does to the world: nothing.
 
-use crate::stand::Stand;
+use crate::sandbox::Sandbox;
 use std::fs::File;
 use std::process::Stdio;
 
 pub(crate) fn reader_that_went_away() {
-    let stand = Stand::new();
-    stand.script(&[], r#"exec 9>>"$lock"; flock -n 9; flock -u 9"#);
+    let sandbox = Sandbox::new();
+    sandbox.script(&[], r#"exec 9>>"$lock"; flock -n 9; flock -u 9"#);
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let output = stand.ask_with(&[]).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    let output = sandbox.ask_with(&[]).stdout(writer).stderr(Stdio::piped()).output().unwrap();
     assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]));
 }
 
 pub(crate) fn full_output() {
-    let stand = Stand::new();
+    let sandbox = Sandbox::new();
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let output = stand.ask_with(&[]).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    let output = sandbox.ask_with(&[]).stdout(full).stderr(Stdio::piped()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.starts_with("ERROR: cannot write to standard output"), "{said}");
 }
 
 pub(crate) fn system_calls() {
-    let stand = Stand::new();
+    let sandbox = Sandbox::new();
     let strace = |name: &str| format!(r#"status {name} strace -f -o "$ROOT/{name}.trace""#);
     let script = [
         &strace("missing"),
@@ -34,10 +34,10 @@ pub(crate) fn system_calls() {
         r#"echo pid=99999999 >"$lock.meta""#,
         &strace("stale"),
     ];
-    stand.script(&[], &script.join("\n"));
+    sandbox.script(&[], &script.join("\n"));
     for (name, state) in [("missing", "free"), ("held", "held"), ("unheld", "free"), ("stale", "stale")] {
-        assert_eq!(stand.status(name).state, state);
-        let trace = std::fs::read_to_string(stand.at(&format!("{name}.trace"))).unwrap();
+        assert_eq!(sandbox.status(name).state, state);
+        let trace = std::fs::read_to_string(sandbox.at(&format!("{name}.trace"))).unwrap();
         assert!(trace.contains(".dce-scrape.lock"), "this is no trace of a status run: {trace}");
         let changing: Vec<&str> = trace.lines().filter(|call| changes_something(call)).collect();
         assert!(changing.is_empty(), "{name}: {changing:#?}");

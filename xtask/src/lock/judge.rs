@@ -1,14 +1,17 @@
-//! From what was seen to what it means: the contract's table as a pure function.
+//! What an observation means: free, held, stale or unknown. Pure.
 
-use crate::lock::{Claim, Descriptors, Holder, KernelLock, LockFacts, ObservedVia, Recorded, Writer};
-use crate::text::printable;
+use crate::lock::holders::Holder;
+use crate::lock::kernel::{KernelLock, ObservedVia};
+use crate::lock::observe::Observation;
+use crate::lock::sidecar::{Claim, Descriptors, Recorded, Writer};
+use serde::{Serialize, Serializer};
 use std::fmt;
 use std::time::Duration;
 
-/// A scrape has long written its sidecar when it is this old.
-const SETTLED: Duration = Duration::from_secs(10);
+/// By this age a scrape has written its sidecar.
+const SIDECAR_WRITTEN_AFTER: Duration = Duration::from_secs(10);
 
-/// The state of the lock. It prints as operators' scripts know it.
+/// The state of the lock. Its `Display` is what operators' scripts look for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LockState {
     /// No scrape runs; there is no lock file.
@@ -16,19 +19,30 @@ pub(crate) enum LockState {
     /// No scrape runs; the lock file is there.
     FreeNotHeld,
     Held,
-    /// No scrape runs; this recorded pid left its sidecar behind.
+    /// No scrape runs; the one with this pid left its sidecar.
     Stale(u64),
-    /// It cannot be told, and why.
+    /// Why it is unknown.
     Unknown(String),
 }
 
-/// A state with what a reader needs beside it.
-#[derive(Debug, PartialEq, Eq)]
+/// A state, and what to know and do about it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Judgement {
+    #[serde(serialize_with = "word")]
     pub(crate) state: LockState,
     pub(crate) notes: Vec<String>,
     /// The one thing to do now.
     pub(crate) next: String,
+}
+
+/// The state as a program wants it.
+fn word<S: Serializer>(state: &LockState, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(match state {
+        LockState::FreeNoFile | LockState::FreeNotHeld => "free",
+        LockState::Held => "held",
+        LockState::Stale(_) => "stale",
+        LockState::Unknown(_) => "unknown",
+    })
 }
 
 impl fmt::Display for LockState {
@@ -43,32 +57,32 @@ impl fmt::Display for LockState {
     }
 }
 
-/// What the facts mean. Whatever does not prove that nobody scrapes is not `free`.
-pub(crate) fn judge(facts: &LockFacts) -> Judgement {
-    let state = state(facts);
+/// Judges an observation. Unless it proves that nobody scrapes, the lock is not free.
+pub(crate) fn judge(seen: &Observation) -> Judgement {
+    let state = state(seen);
     let mut notes = Vec::new();
-    notes.extend(claim_note(facts));
-    notes.extend(kernel_note(facts));
-    if !facts.holders_complete && facts.kernel == KernelLock::Held {
+    notes.extend(claim_note(seen));
+    notes.extend(kernel_note(seen));
+    if !seen.search.is_complete && seen.kernel == KernelLock::Held {
         notes.push("some processes cannot be inspected from here, so more may have it open".to_owned());
     }
-    let next = next(facts, &state);
+    let next = next(seen, &state);
     Judgement { state, notes, next }
 }
 
-fn state(facts: &LockFacts) -> LockState {
-    let free = match &facts.kernel {
-        KernelLock::Held | KernelLock::HeldLost => return LockState::Held,
+fn state(seen: &Observation) -> LockState {
+    let free = match &seen.kernel {
+        KernelLock::Held | KernelLock::HeldUnlinked => return LockState::Held,
         KernelLock::Unknown(why) => return LockState::Unknown(why.clone()),
         KernelLock::NoFile => LockState::FreeNoFile,
         KernelLock::NotHeld => LockState::FreeNotHeld,
     };
-    let has_file = facts.kernel != KernelLock::NoFile;
-    let writer = facts.recorded().map(|recorded| (recorded.pid, &recorded.writer));
+    let has_file = seen.kernel != KernelLock::NoFile;
+    let writer = seen.claim.recorded().map(|recorded| (recorded.pid, &recorded.writer));
     if let Some((pid, Writer::Running(Descriptors::Unreadable(_) | Descriptors::NotLookedAt))) = writer {
         return LockState::Unknown(format!("pid {pid}, recorded as the holder, cannot be inspected"));
     }
-    if !has_file && !facts.holders_complete && !matches!(facts.claim, Claim::None | Claim::NotASidecar(_)) {
+    if !has_file && !seen.search.is_complete && seen.claim.has_sidecar() {
         // Its lock file was deleted, and whoever cannot be inspected may hold it.
         return LockState::Unknown(
             "there is a sidecar but no lock file, and not every process can be inspected".into(),
@@ -76,28 +90,28 @@ fn state(facts: &LockFacts) -> LockState {
     }
     let Some((pid, writer)) = writer else { return free };
     match writer {
-        Writer::Running(_) | Writer::Elsewhere(_) | Writer::OutOfSight => free,
+        Writer::Running(_) | Writer::OtherHost(_) | Writer::Hidden => free,
         Writer::Gone | Writer::Recycled | Writer::EarlierBoot if has_file => LockState::Stale(pid),
         Writer::Gone | Writer::Recycled | Writer::EarlierBoot => free,
     }
 }
 
-fn kernel_note(facts: &LockFacts) -> Option<String> {
-    let note = match (&facts.kernel, facts.via) {
-        (KernelLock::HeldLost, _) => {
+fn kernel_note(seen: &Observation) -> Option<String> {
+    let note = match (&seen.kernel, seen.via) {
+        (KernelLock::HeldUnlinked, _) => {
             return Some(format!(
                 "the lock file was deleted, replaced or moved aside; the old one is still held by pid {}",
-                pids(facts)
+                pids(seen)
             ));
         }
-        (KernelLock::Held, _) if facts.is_fcntl_lock => {
+        (KernelLock::Held, _) if seen.is_fcntl_lock => {
             "this is an fcntl lock, as an NFS client's looks on its server; a scrape on this machine would not notice it"
         }
         (_, ObservedVia::Probe) => {
             "the kernel's lock table proves nothing here, so a shared lock was taken for a moment to find out"
         }
-        (KernelLock::NoFile, _) if !facts.has_folder => "the folder of the lock does not exist, or is not mounted",
-        (KernelLock::NoFile, _) if !matches!(facts.claim, Claim::None | Claim::NotASidecar(_)) => {
+        (KernelLock::NoFile, _) if !seen.has_folder => "the folder of the lock does not exist, or is not mounted",
+        (KernelLock::NoFile, _) if seen.claim.has_sidecar() => {
             "there is a sidecar but no lock file, which no scrape deletes: somebody else did"
         }
         _ => return None,
@@ -105,23 +119,23 @@ fn kernel_note(facts: &LockFacts) -> Option<String> {
     Some(note.to_owned())
 }
 
-/// The holders' pids, with blanks between them.
-fn pids(facts: &LockFacts) -> String {
-    let pids: Vec<String> = facts.holders.iter().map(|holder| holder.pid.to_string()).collect();
+/// The holders' pids, separated by blanks.
+fn pids(seen: &Observation) -> String {
+    let pids: Vec<String> = seen.search.holders.iter().map(|holder| holder.pid.to_string()).collect();
     pids.join(" ")
 }
 
-fn claim_note(facts: &LockFacts) -> Option<String> {
-    let is_held = matches!(facts.kernel, KernelLock::Held | KernelLock::HeldLost);
-    match &facts.claim {
+fn claim_note(seen: &Observation) -> Option<String> {
+    let is_held = matches!(seen.kernel, KernelLock::Held | KernelLock::HeldUnlinked);
+    match &seen.claim {
         Claim::None if is_held => {
             Some("there is no sidecar: it may just be written, or a scrape that ended removed it".to_owned())
         }
         Claim::None => None,
         Claim::NotASidecar(why) | Claim::Unreadable(why) => Some(format!("the sidecar cannot be read: {why}")),
         Claim::NoPid(None) => Some("the sidecar names no pid".to_owned()),
-        Claim::NoPid(Some(text)) => Some(format!("the sidecar has no usable pid: `{}`", printable(text))),
-        Claim::Recorded(recorded) if is_held && facts.denies(recorded) => {
+        Claim::NoPid(Some(text)) => Some(format!("the sidecar has no usable pid: `{text}`")),
+        Claim::Recorded(recorded) if is_held && seen.denies(recorded) => {
             Some(format!("pid {}, recorded as the holder, runs but does not hold this lock; others do", recorded.pid))
         }
         Claim::Recorded(recorded) => writer_note(recorded, is_held),
@@ -134,13 +148,10 @@ fn writer_note(recorded: &Recorded, is_held: bool) -> Option<String> {
         Writer::Running(Descriptors::NoLock) => {
             return Some(format!("pid {pid}, recorded as the holder, runs but does not hold this lock"));
         }
-        Writer::Elsewhere(host) => {
-            return Some(format!(
-                "the sidecar was written on host {}; pid {pid} cannot be checked from here",
-                printable(host)
-            ));
+        Writer::OtherHost(host) => {
+            return Some(format!("the sidecar was written on host {host}; pid {pid} cannot be checked from here"));
         }
-        Writer::OutOfSight => {
+        Writer::Hidden => {
             return Some(format!("pid {pid}, recorded as the holder, cannot be checked from inside a container"));
         }
         Writer::Running(Descriptors::Unreadable(why)) => return Some(format!("the descriptors of pid {pid}: {why}")),
@@ -153,48 +164,49 @@ fn writer_note(recorded: &Recorded, is_held: bool) -> Option<String> {
     Some(if is_held { format!("{why}; the lock is held by others all the same") } else { why })
 }
 
-fn next(facts: &LockFacts, state: &LockState) -> String {
+fn next(seen: &Observation, state: &LockState) -> String {
     match state {
         LockState::FreeNoFile | LockState::FreeNotHeld => "a scrape can start".to_owned(),
         LockState::Stale(_) => "a scrape can start; it replaces the stale sidecar".to_owned(),
         LockState::Unknown(_) => {
             "do not start a scrape; ask again as root, on the host that runs the scrapes".to_owned()
         }
-        LockState::Held if facts.kernel == KernelLock::HeldLost => {
+        LockState::Held if seen.kernel == KernelLock::HeldUnlinked => {
             "wait until that process ends; a scrape started now would run beside it".to_owned()
         }
-        LockState::Held if are_remains(facts) => {
-            format!("wait; or, if that scrape was killed and these are its remains: kill {}", pids(facts))
+        LockState::Held if are_remains(seen) => {
+            format!("wait; or, if that scrape was killed and these are its remains: kill {}", pids(seen))
         }
         LockState::Held => "wait until the scrape ends".to_owned(),
     }
 }
 
-/// Whether the holders are what is left of a scrape whose recorded process has ended. A
-/// new scrape has a dead pid in its sidecar too, from its start until it writes its own.
-fn are_remains(facts: &LockFacts) -> bool {
-    let has_settled = |holder: &Holder| {
-        let age = holder.started.and_then(|started| facts.looked_at.duration_since(started).ok());
-        age.is_some_and(|age| age > SETTLED)
+/// Whether the holders are the remains of a scrape whose recorded process has ended. A new scrape has a
+/// dead pid in its sidecar too, until it has written its own.
+fn are_remains(seen: &Observation) -> bool {
+    let is_settled = |holder: &Holder| {
+        let age = holder.started.and_then(|started| seen.looked_at.duration_since(started).ok());
+        age.is_some_and(|age| age > SIDECAR_WRITTEN_AFTER)
     };
-    facts.recorded().and_then(Recorded::is_running) == Some(false)
-        && !facts.holders.is_empty()
-        && facts.holders.iter().all(has_settled)
+    seen.claim.recorded().and_then(|recorded| recorded.writer.is_running()) == Some(false)
+        && !seen.search.holders.is_empty()
+        && seen.search.holders.iter().all(is_settled)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lock::holders::Search;
+    use crate::text::Foreign;
     use std::time::SystemTime;
 
-    fn facts(kernel: KernelLock, claim: Claim) -> LockFacts {
-        LockFacts {
+    fn seen(kernel: KernelLock, claim: Claim) -> Observation {
+        Observation {
             kernel,
             via: ObservedVia::ProcLocks,
             is_fcntl_lock: false,
             waiters: 0,
-            holders: Vec::new(),
-            holders_complete: true,
+            search: Search { holders: Vec::new(), is_complete: true },
             claim,
             has_file: true,
             has_folder: true,
@@ -207,7 +219,7 @@ mod tests {
     }
 
     fn state_of(kernel: KernelLock, claim: Claim) -> (String, Vec<String>) {
-        let judgement = judge(&facts(kernel, claim));
+        let judgement = judge(&seen(kernel, claim));
         (judgement.state.to_string(), judgement.notes)
     }
 
@@ -217,13 +229,13 @@ mod tests {
             Claim::None,
             Claim::NotASidecar("why".into()),
             Claim::NoPid(None),
-            Claim::NoPid(Some(b"12x".into())),
+            Claim::NoPid(Some(Foreign(b"12x".into()))),
             recorded(Writer::Gone),
             recorded(Writer::Recycled),
             recorded(Writer::EarlierBoot),
-            recorded(Writer::Elsewhere(b"other".into())),
+            recorded(Writer::OtherHost(Foreign(b"other".into()))),
             recorded(Writer::Running(Descriptors::NoLock)),
-            recorded(Writer::OutOfSight),
+            recorded(Writer::Hidden),
             recorded(Writer::Running(unreadable)),
             Claim::Unreadable("why".into()),
         ]
@@ -235,7 +247,7 @@ mod tests {
             assert_eq!(state_of(KernelLock::Held, claim).0, "held (active scrape)");
         }
         for claim in every_claim() {
-            assert_eq!(state_of(KernelLock::HeldLost, claim).0, "held (active scrape)");
+            assert_eq!(state_of(KernelLock::HeldUnlinked, claim).0, "held (active scrape)");
         }
     }
 
@@ -259,7 +271,7 @@ mod tests {
 
     #[test]
     fn row_5_free_with_a_note_when_written_on_another_host() {
-        let (state, notes) = state_of(KernelLock::NotHeld, recorded(Writer::Elsewhere(b"nas".into())));
+        let (state, notes) = state_of(KernelLock::NotHeld, recorded(Writer::OtherHost(Foreign(b"nas".into()))));
         assert_eq!(state, "free (lock file present but not held)");
         assert_eq!(notes, ["the sidecar was written on host nas; pid 7 cannot be checked from here"]);
     }
@@ -270,9 +282,9 @@ mod tests {
             let with = |descriptors| state_of(kernel.clone(), recorded(Writer::Running(descriptors)));
             let (free, notes) = with(Descriptors::NoLock);
             assert!(free.starts_with("free ("), "{free}");
-            let is_told =
+            let is_noted =
                 notes.iter().any(|note| note.contains("pid 7, recorded as the holder, runs but does not hold"));
-            assert!(is_told, "{notes:?}");
+            assert!(is_noted, "{notes:?}");
             let (unknown, _) = with(Descriptors::Unreadable("why".into()));
             assert_eq!(unknown, "unknown (pid 7, recorded as the holder, cannot be inspected)");
         }
@@ -288,46 +300,46 @@ mod tests {
     #[test]
     fn without_a_lock_file_whoever_cannot_be_inspected_may_hold_it() {
         for claim in every_claim().into_iter().skip(2) {
-            let mut facts = facts(KernelLock::NoFile, claim);
-            facts.holders_complete = false;
-            assert!(matches!(judge(&facts).state, LockState::Unknown(_)), "{:?}", facts.claim);
+            let mut seen = seen(KernelLock::NoFile, claim);
+            seen.search.is_complete = false;
+            assert!(matches!(judge(&seen).state, LockState::Unknown(_)), "{:?}", seen.claim);
         }
-        for claim in [Claim::Unreadable("why".into()), recorded(Writer::OutOfSight)] {
+        for claim in [Claim::Unreadable("why".into()), recorded(Writer::Hidden)] {
             assert_eq!(state_of(KernelLock::NotHeld, claim).0, "free (lock file present but not held)");
         }
     }
 
     #[test]
-    fn a_recorded_pid_that_runs_and_does_not_hold_the_lock_is_told() {
-        let mut facts = facts(KernelLock::Held, recorded(Writer::Running(Descriptors::NotLookedAt)));
-        facts.holders = vec![holder(12, 60)];
-        assert!(judge(&facts).notes[0].contains("pid 7, recorded as the holder, runs but does not hold"));
-        facts.holders = vec![holder(7, 60)];
-        assert_eq!(judge(&facts).notes, [""; 0]);
-        facts.holders = vec![holder(12, 60)];
-        facts.holders_complete = false;
-        assert!(!judge(&facts).notes[0].contains("does not hold"), "it may be one that cannot be inspected");
+    fn a_recorded_pid_that_runs_and_does_not_hold_the_lock_is_noted() {
+        let mut seen = seen(KernelLock::Held, recorded(Writer::Running(Descriptors::NotLookedAt)));
+        seen.search.holders = vec![holder(12, 60)];
+        assert!(judge(&seen).notes[0].contains("pid 7, recorded as the holder, runs but does not hold"));
+        seen.search.holders = vec![holder(7, 60)];
+        assert_eq!(judge(&seen).notes, [""; 0]);
+        seen.search.holders = vec![holder(12, 60)];
+        seen.search.is_complete = false;
+        assert!(!judge(&seen).notes[0].contains("does not hold"), "it may be one that cannot be inspected");
     }
 
     fn holder(pid: i32, age_s: u64) -> Holder {
         let started = SystemTime::now().checked_sub(Duration::from_secs(age_s));
-        Holder { pid, command: "tee".into(), started }
+        Holder { pid, command: Foreign(b"tee".into()), started }
     }
 
     #[test]
     fn remains_of_a_killed_scrape_are_named_and_a_new_scrape_is_not() {
-        let mut facts = facts(KernelLock::Held, recorded(Writer::Gone));
-        facts.holders = vec![holder(12, 60), holder(13, 60)];
-        let next = judge(&facts).next;
+        let mut seen = seen(KernelLock::Held, recorded(Writer::Gone));
+        seen.search.holders = vec![holder(12, 60), holder(13, 60)];
+        let next = judge(&seen).next;
         assert!(next.ends_with("kill 12 13"), "{next}");
-        facts.holders.push(holder(14, 1));
-        assert_eq!(judge(&facts).next, "wait until the scrape ends");
+        seen.search.holders.push(holder(14, 1));
+        assert_eq!(judge(&seen).next, "wait until the scrape ends");
     }
 
     #[test]
     fn no_file_is_ever_to_be_deleted() {
         for claim in every_claim() {
-            let next = judge(&facts(KernelLock::Held, claim)).next;
+            let next = judge(&seen(KernelLock::Held, claim)).next;
             assert!(!next.contains("delete") && !next.contains("remove") && !next.contains("rm "), "{next}");
         }
     }

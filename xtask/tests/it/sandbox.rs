@@ -1,4 +1,4 @@
-//! A stand: a folder with an archive, a config and the program, for scripts to run in.
+//! A folder with an archive, a config and the program, for scripts to run in.
 
 use serde::Deserialize;
 use std::os::unix::fs::PermissionsExt;
@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
 
-/// What scripts start from. `hold FILE` takes a lock as the host runner does, on a
-/// descriptor of the shell's own; `status NAME [WRAPPER]…` asks about the lock, perhaps
-/// as another user or from elsewhere, and keeps the answer.
+/// What precedes every script. `hold FILE` takes a lock as the host runner does, on a descriptor of the
+/// shell's own; `status NAME [WRAPPER]…` asks about the lock, perhaps as another user or from a container,
+/// and keeps the answer.
 const PRELUDE: &str = r#"
 lock=$ROOT/archive/.dce-scrape.lock
 hold() { exec 9>>"$1"; flock -n 9; }
@@ -22,13 +22,13 @@ status() {
 }
 "#;
 
-/// In a mount namespace of its own: what is mounted there is gone with the script.
+/// In a mount namespace of its own: its mounts go with the script.
 pub(crate) const MOUNTS: &[&str] = &["unshare", "--mount"];
 
 /// In a PID namespace of its own too.
 pub(crate) const CONTAINER: &[&str] = &["unshare", "--mount", "--pid", "--fork", "--mount-proc"];
 
-pub(crate) struct Stand {
+pub(crate) struct Sandbox {
     folder: TempDir,
     pub(crate) bin: PathBuf,
 }
@@ -53,18 +53,18 @@ pub(crate) struct Holder {
     pub(crate) command: String,
 }
 
-impl Stand {
-    pub(crate) fn new() -> Stand {
+impl Sandbox {
+    pub(crate) fn new() -> Sandbox {
         let folder = tempfile::tempdir().unwrap();
-        let stand = Stand { bin: folder.path().join("xtask"), folder };
-        // Not by this process: while it writes a program, a child of another thread has that open too,
-        // and nobody can run it (ETXTBSY, execve(2)).
-        assert!(command("cp").arg(env!("CARGO_BIN_EXE_xtask")).arg(&stand.bin).status().unwrap().success());
-        std::fs::create_dir(stand.at("archive")).unwrap();
-        std::fs::write(stand.at("scrape.json"), r#"{ "archive_root": "archive" }"#).unwrap();
-        // Other users come here too, and some leave their output.
-        std::fs::set_permissions(stand.at("."), PermissionsExt::from_mode(0o777)).unwrap();
-        stand
+        let sandbox = Sandbox { bin: folder.path().join("xtask"), folder };
+        // Not by this process: a child of another thread would have the program open for writing too, and
+        // nobody could run it (ETXTBSY, execve(2)).
+        assert!(command("cp").arg(env!("CARGO_BIN_EXE_xtask")).arg(&sandbox.bin).status().unwrap().success());
+        std::fs::create_dir(sandbox.at("archive")).unwrap();
+        std::fs::write(sandbox.at("scrape.json"), r#"{ "archive_root": "archive" }"#).unwrap();
+        // Other users come here too, and some write.
+        std::fs::set_permissions(sandbox.at("."), PermissionsExt::from_mode(0o777)).unwrap();
+        sandbox
     }
 
     pub(crate) fn at(&self, name: &str) -> PathBuf {

@@ -1,16 +1,17 @@
-//! Comparing what came out with what was expected.
+//! Compares what a program printed with what was expected.
 
 use crate::smokes::case::{Text, TextExpect};
-use crate::smokes::stage::Names;
+use crate::smokes::names::Names;
+use crate::text::indented;
 use std::fmt::Write;
 
-/// Any part of one line.
+/// Matches any part of one line.
 const ANY: &str = "[..]";
 
-/// How the lines start that the shell originals do not have.
+/// How lines start that the shell originals do not have.
 const ADDED: [&str; 5] = ["age: ", "open in: ", "waiting: ", "note: ", "next: "];
 
-/// Any lines, as a line of its own.
+/// As a line of its own, matches any number of lines.
 const ANY_LINES: &str = "...";
 
 /// An expectation with its placeholders filled in.
@@ -23,7 +24,7 @@ pub(crate) struct Filled {
 impl TextExpect {
     pub(crate) fn filled(&self, names: &Names) -> anyhow::Result<Filled> {
         let fill = |text: &Text| names.fill(text.get_ref());
-        let nothing = self.says_nothing().then(String::new);
+        let nothing = self.expects_nothing().then(String::new);
         Ok(Filled {
             is: self.is.as_ref().map(fill).transpose()?.or(nothing),
             has: self.has.iter().map(fill).collect::<anyhow::Result<_>>()?,
@@ -42,7 +43,7 @@ impl Filled {
     }
 }
 
-/// What is wrong with `text`, called `name`; nothing when all is as expected.
+/// What is wrong with `text`, which is called `name`.
 pub(crate) fn check_text(name: &str, expect: &Filled, text: &str) -> Vec<String> {
     let mut problems = Vec::new();
     let lines: Vec<&str> = text.lines().collect();
@@ -64,7 +65,7 @@ pub(crate) fn check_text(name: &str, expect: &Filled, text: &str) -> Vec<String>
     problems
 }
 
-/// Whether `line` is `pattern`, in which `[..]` stands for anything.
+/// Whether `line` matches `pattern`, in which `[..]` matches anything.
 pub(crate) fn line_matches(pattern: &str, line: &str) -> bool {
     let Some((first, mut patterns)) = pattern.split_once(ANY) else { return pattern == line };
     let Some(mut rest) = line.strip_prefix(first) else { return false };
@@ -78,20 +79,20 @@ pub(crate) fn line_matches(pattern: &str, line: &str) -> bool {
 
 /// One step on the way from a pattern to a text.
 enum Edit<'a> {
-    /// A line that is as the pattern has it.
+    /// A line that matches the pattern's.
     Same {
         pattern: &'a str,
         line: &'a str,
     },
-    /// The line `...` itself, before the lines that it stands for.
+    /// The line `...` itself, before the lines that it matches.
     AnyLines,
-    /// A line that `...` stands for.
+    /// A line matched by `...`.
     Any(&'a str),
     Missing(&'a str),
     Extra(&'a str),
 }
 
-/// A line diff when `text` is not `pattern`.
+/// A line diff if `text` does not match `pattern`.
 fn difference(pattern: &str, text: &str) -> Option<String> {
     let edits = edits(pattern, text);
     if edits.iter().all(|edit| !matches!(edit, Edit::Missing(_) | Edit::Extra(_))) {
@@ -110,13 +111,13 @@ fn difference(pattern: &str, text: &str) -> Option<String> {
     Some(diff)
 }
 
-/// The pattern that expects `text` and is as near to `pattern` as can be: what was right
-/// in it stays, with its wildcards.
-pub(crate) fn mended(pattern: &str, text: &str) -> String {
-    edits(pattern, text).iter().fold(String::new(), |mended, edit| match edit {
-        Edit::Same { pattern: line, .. } | Edit::Extra(line) => mended + line + "\n",
-        Edit::AnyLines => mended + ANY_LINES + "\n",
-        Edit::Any(_) | Edit::Missing(_) => mended,
+/// The pattern that matches `text` and is as close to `pattern` as possible: matching lines keep their
+/// wildcards.
+pub(crate) fn realigned(pattern: &str, text: &str) -> String {
+    edits(pattern, text).iter().fold(String::new(), |all, edit| match edit {
+        Edit::Same { pattern: line, .. } | Edit::Extra(line) => all + line + "\n",
+        Edit::AnyLines => all + ANY_LINES + "\n",
+        Edit::Any(_) | Edit::Missing(_) => all,
     })
 }
 
@@ -132,7 +133,7 @@ fn edits<'a>(pattern: &'a str, text: &'a str) -> Vec<Edit<'a>> {
             if !is_within_any {
                 edits.push(Edit::AnyLines);
             }
-            // Else it stands for the next line.
+            // Otherwise it matches the next line.
             is_within_any = costs[e + 1][g] != here;
             if is_within_any {
                 edits.push(Edit::Any(got[g]));
@@ -154,7 +155,7 @@ fn edits<'a>(pattern: &'a str, text: &'a str) -> Vec<Edit<'a>> {
     edits
 }
 
-/// The number of lines to add or leave out from each pair of places to the ends.
+/// The number of lines to add or remove from each pair of positions to the ends.
 fn costs(expected: &[&str], got: &[&str]) -> Vec<Vec<usize>> {
     let mut costs = vec![vec![0; got.len() + 1]; expected.len() + 1];
     for e in (0..=expected.len()).rev() {
@@ -175,11 +176,6 @@ fn matches_at(expected: &[&str], at: usize, line: &str) -> bool {
     expected.get(at).is_some_and(|pattern| line_matches(pattern, line))
 }
 
-/// Every line of `text` behind `indent`.
-pub(crate) fn indented(indent: &str, text: &str) -> String {
-    text.lines().fold(String::new(), |all, line| all + indent + line + "\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,15 +193,15 @@ mod tests {
     }
 
     #[test]
-    fn a_mended_pattern_keeps_what_was_right() {
-        assert_eq!(mended("a[..]\n...\nold\nz\n", "abc\n1\n2\nnew\nz\n"), "a[..]\n...\nz\n");
-        assert_eq!(mended("a[..]\nold\n", "abc\nnew\n"), "a[..]\nnew\n");
-        assert_eq!(mended("", "x\n"), "x\n");
-        assert_eq!(mended("...\nz\n", "z\n"), "...\nz\n");
+    fn a_realigned_pattern_keeps_what_matched() {
+        assert_eq!(realigned("a[..]\n...\nold\nz\n", "abc\n1\n2\nnew\nz\n"), "a[..]\n...\nz\n");
+        assert_eq!(realigned("a[..]\nold\n", "abc\nnew\n"), "a[..]\nnew\n");
+        assert_eq!(realigned("", "x\n"), "x\n");
+        assert_eq!(realigned("...\nz\n", "z\n"), "...\nz\n");
     }
 
     #[test]
-    fn wildcards_stand_for_any_part_of_a_line() {
+    fn wildcards_match_any_part_of_a_line() {
         for pattern in ["abc", "[..]", "a[..]", "[..]c", "a[..]c", "[..]b[..]", "abc[..]", "[..]a[..]b[..]c[..]"] {
             assert!(line_matches(pattern, "abc"), "{pattern}");
         }

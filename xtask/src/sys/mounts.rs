@@ -1,6 +1,6 @@
 //! The mount table, `/proc/self/mountinfo` (proc(5)).
 
-use crate::lock::proc;
+use crate::sys::procfs;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -19,20 +19,20 @@ pub(crate) struct Mount {
     pub(crate) source: OsString,
 }
 
-/// Where an open file is, as the kernel's own tables name it.
-pub(crate) struct Place {
+/// A file as the kernel's own tables name it.
+pub(crate) struct MountedFile {
     pub(crate) mount: Mount,
-    /// None before Linux 5.14, which does not print it.
+    /// None before Linux 5.14, which does not show it.
     pub(crate) inode: Option<u64>,
 }
 
-/// Where an open file, perhaps an `O_PATH` one, is.
-pub(crate) fn place(file: impl AsFd) -> io::Result<Place> {
-    let fdinfo = proc::read(&format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd()))?;
+/// Finds the mount of an open file, perhaps an `O_PATH` one.
+pub(crate) fn find(file: impl AsFd) -> io::Result<MountedFile> {
+    let fdinfo = procfs::read(&format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd()))?;
     let unknown_mount = || io::Error::other("its mount is not in /proc/self/mountinfo");
     let id = fdinfo_number(&fdinfo, "mnt_id:").ok_or_else(unknown_mount)?;
-    let mount = mount(&proc::read("/proc/self/mountinfo")?, id).ok_or_else(unknown_mount)?;
-    Ok(Place { mount, inode: fdinfo_number(&fdinfo, "ino:") })
+    let mount = mount(&procfs::read("/proc/self/mountinfo")?, id).ok_or_else(unknown_mount)?;
+    Ok(MountedFile { mount, inode: fdinfo_number(&fdinfo, "ino:") })
 }
 
 fn fdinfo_number(fdinfo: &str, key: &str) -> Option<u64> {
@@ -55,7 +55,7 @@ fn mount(mountinfo: &str, id: u64) -> Option<Mount> {
     })
 }
 
-/// Blank, tab, newline and backslash stand as `\` and three octal digits.
+/// Decodes blank, tab, newline and backslash, which are written as `\` and three octal digits.
 fn unescaped(text: &str) -> OsString {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

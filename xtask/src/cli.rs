@@ -1,0 +1,195 @@
+//! The whole command line on one page; no logic.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Look at the scrape lock and get ready for a scrape.
+///
+/// Exit codes: 0 safe, passed or complete; 1 the answer is no; 2 the question could not be answered.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, arg_required_else_help = true)]
+pub(crate) struct Xtask {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    LockStatus(LockStatus),
+    LockRun(LockRun),
+    Handoff(Handoff),
+    VerifyReady(VerifyReady),
+    Smokes(Smokes),
+    Ci(Ci),
+}
+
+/// Say whether the scrape lock is held, and by whom, without taking it.
+///
+/// Exit 0: safe to scrape (free or stale). Exit 1: held. Exit 2: unknown.
+#[derive(Args)]
+pub(crate) struct LockStatus {
+    #[command(flatten)]
+    pub(crate) config: ConfigOption,
+    #[command(flatten)]
+    pub(crate) format: FormatOption,
+    /// Wait until the lock is free, without ever taking it; give up after DURATION, such as 90s or 2h
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "")]
+    pub(crate) wait: Option<Wait>,
+    /// Remove the sidecar of a scrape that was killed, while holding the lock; never the lock file
+    #[arg(long, conflicts_with_all = ["wait", "format"])]
+    pub(crate) reclaim_stale: bool,
+}
+
+/// Run a command under the scrape lock, by the rules of the scrapes themselves.
+///
+/// Exits as the command does, with 128+N when signal N ended it; 1 when the lock is held; 2 when it cannot be taken.
+#[derive(Args)]
+pub(crate) struct LockRun {
+    #[command(flatten)]
+    pub(crate) config: ConfigOption,
+    /// Wait for the lock; give up after DURATION, such as 90s or 2h
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "")]
+    pub(crate) wait: Option<Wait>,
+    /// Exit code when the lock is held
+    #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1)]
+    pub(crate) conflict_exit_code: u8,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Report everything to check before a scrape or a cron install: plan, disk, compose, token, archives, lock.
+///
+/// Exit 0: complete, even when the lock is held. Exit 1: something is not ready. Exit 2: unknown.
+#[derive(Args)]
+pub(crate) struct Handoff {
+    #[command(flatten)]
+    pub(crate) config: ConfigOption,
+    /// The only target to be scraped
+    #[arg(long, value_name = "NAME")]
+    pub(crate) target: Option<String>,
+    /// A channel of that target; may be repeated
+    #[arg(long = "channel", value_name = "ID")]
+    pub(crate) channels: Vec<String>,
+    /// Leave out the disk summary; free space is checked all the same
+    #[arg(long)]
+    pub(crate) skip_df: bool,
+    /// Exit 1 when the lock is held
+    #[arg(long)]
+    pub(crate) require_free: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatOption,
+}
+
+/// Check that a scrape could start: config, disk, compose, token, archives.
+///
+/// Exit 0: ready. Exit 1: not ready. Exit 2: unknown.
+#[derive(Args)]
+pub(crate) struct VerifyReady {
+    #[command(flatten)]
+    pub(crate) config: ConfigOption,
+    /// Check only the config and the free space
+    #[arg(long)]
+    pub(crate) disk_only: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatOption,
+}
+
+/// Run the offline end-to-end cases against this very program.
+///
+/// Exit 0: all passed. Exit 1: some failed. Exit 2: they could not be run.
+#[derive(Args)]
+pub(crate) struct Smokes {
+    /// Run only smokes whose name contains FILTER, or matches it where it has a `*`; a full name selects only that smoke
+    #[arg(value_name = "FILTER")]
+    pub(crate) filters: Vec<String>,
+    /// Print the names instead of running anything
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Output format of --list
+    #[arg(long, requires = "list", value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub(crate) format: Format,
+    /// Number of cases to run at once [default: the number of processors]
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<Jobs>,
+    /// Start no more smokes after the first failure
+    #[arg(long)]
+    pub(crate) fail_fast: bool,
+    /// Keep the stage of a case that fails
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Rewrite the expectations of cases that fail, in place
+    #[arg(long, conflicts_with_all = ["bin", "via"])]
+    pub(crate) bless: bool,
+    /// Also run the smokes that need a container engine
+    #[arg(long)]
+    pub(crate) include_container: bool,
+    /// Test this program instead
+    #[arg(long, value_name = "PATH")]
+    pub(crate) bin: Option<PathBuf>,
+    /// Run the cases through the program, or through the scripts of $DCE_REPO_ROOT
+    #[arg(long, value_enum, default_value_t = Via::Program, value_name = "WAY", conflicts_with = "bin")]
+    pub(crate) via: Via,
+}
+
+/// Run what CI runs: formatting, lints, tests with all smokes.
+#[derive(Args)]
+pub(crate) struct Ci {}
+
+#[derive(Args)]
+pub(crate) struct ConfigOption {
+    /// Scrape config, JSON or TOML [default: $DCE_CONFIG_FILE, then config/scrape-targets.json in the repository]
+    #[arg(long = "config", value_name = "PATH")]
+    pub(crate) path: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct FormatOption {
+    /// Output format
+    #[arg(id = "format", long = "format", value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub(crate) kind: Format,
+}
+
+/// For people or for programs.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    Json,
+}
+
+/// Through what the cases' command lines are run.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Via {
+    Program,
+    Scripts,
+}
+
+/// How long to wait; None: as long as it takes.
+#[derive(Clone, Copy)]
+pub(crate) struct Wait(pub(crate) Option<Duration>);
+
+impl FromStr for Wait {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Wait, Self::Err> {
+        if text.is_empty() {
+            return Ok(Wait(None));
+        }
+        humantime::parse_duration(text).map(|limit| Wait(Some(limit))).map_err(|_| "type a duration, such as 90s or 2h")
+    }
+}
+
+/// A number of cases, at least 1.
+#[derive(Clone, Copy)]
+pub(crate) struct Jobs(pub(crate) usize);
+
+impl FromStr for Jobs {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Jobs, Self::Err> {
+        text.parse().ok().filter(|&jobs| jobs > 0).map(Jobs).ok_or("type a number, at least 1")
+    }
+}

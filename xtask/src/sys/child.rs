@@ -1,0 +1,330 @@
+//! The one place that starts other programs: each in a process group of its own, with a deadline, its
+//! output bounded, and its pipes not waited for without end.
+
+use crate::sys::signals::Signals;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::process::{PidfdFlags, pidfd_open};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Output beyond this is read and thrown away, for each pipe.
+const OUTPUT_MAX_BYTES: usize = 8 << 20;
+
+/// How long a group may take to end after SIGTERM.
+const TERM_GRACE: Duration = Duration::from_millis(300);
+
+/// How long the pipes of an ended child are still read: a child of its own may keep them open for ever.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Stands in for a timeout that no clock can hold.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 86_400);
+
+/// How long a program may be open for writing. A child of another thread inherits such a descriptor and
+/// keeps it until its own exec (ETXTBSY, execve(2)).
+const TEXT_BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Tells everything that waits for children to stop waiting.
+pub(crate) enum Cancel {
+    Signals(Signals),
+    #[cfg(test)]
+    Pipe(io::PipeReader),
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Exited(ExitStatus),
+    /// It was killed at its deadline.
+    TimedOut,
+    /// It was killed because this program is to end.
+    Cancelled,
+}
+
+/// A child that has ended, together with its group.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) end: End,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+}
+
+/// A process group, killed on drop.
+pub(crate) struct Group {
+    leader: Child,
+    is_reaped: bool,
+}
+
+impl Cancel {
+    /// Cancels on Ctrl-C, SIGTERM and SIGHUP.
+    pub(crate) fn on_signals() -> io::Result<Cancel> {
+        Signals::catch(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]).map(Cancel::Signals)
+    }
+
+    /// Waits until `fd` can be read or is closed; false when the time is up or everything is to end.
+    pub(crate) fn wait_for(&self, fd: BorrowedFd, until: Instant) -> io::Result<bool> {
+        Ok(wait_for(&[fd, self.as_fd()], Some(until))? && !self.is_cancelled())
+    }
+
+    /// Whether everything is to end.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        is_ready(self.as_fd()).is_ok_and(|ready| ready)
+    }
+}
+
+/// Readable once everything is to end.
+impl AsFd for Cancel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Cancel::Signals(signals) => signals.as_fd(),
+            #[cfg(test)]
+            Cancel::Pipe(reader) => reader.as_fd(),
+        }
+    }
+}
+
+/// A command with no input.
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that starts programs")]
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Starts a command.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+    let until = Instant::now() + TEXT_BUSY_TIMEOUT;
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < until => {
+                std::thread::yield_now();
+            }
+            spawned => return spawned,
+        }
+    }
+}
+
+/// Becomes readable when the child has ended.
+pub(crate) fn end_of(child: &Child) -> io::Result<OwnedFd> {
+    Ok(pidfd_open(rustix::process::Pid::from_child(child), PidfdFlags::empty())?)
+}
+
+/// An exit status in words: the code, or the signal that ended the process.
+pub(crate) fn status_text(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, signal) => format!("signal {}", signal.unwrap_or(0)),
+    }
+}
+
+/// Runs a command to its end. After `timeout`, or when cancelled, its whole group gets SIGTERM and, after
+/// [`TERM_GRACE`], SIGKILL.
+pub(crate) fn run(command: &mut Command, timeout: Duration, cancel: &Cancel) -> io::Result<Finished> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut group = Group::spawn(command)?;
+    let stdout = group.leader.stdout.take().map(OwnedFd::from);
+    let stderr = group.leader.stderr.take().map(OwnedFd::from);
+    let mut pipes = [Pipe::new(stdout)?, Pipe::new(stderr)?];
+    let until = Instant::now().checked_add(timeout).unwrap_or_else(|| Instant::now() + TIMEOUT_MAX);
+    let forced = watch(&group, &mut pipes, until, cancel)?;
+    let status = group.end()?;
+    let [stdout, stderr] = pipes.map(|pipe| pipe.output);
+    Ok(Finished { end: forced.unwrap_or(End::Exited(status)), stdout, stderr })
+}
+
+impl Group {
+    /// Starts a command as the leader of a new group.
+    pub(crate) fn spawn(command: &mut Command) -> io::Result<Group> {
+        let leader = spawn(command.process_group(0))?;
+        Ok(Group { leader, is_reaped: false })
+    }
+
+    /// The leader, whose pid is the group's number.
+    pub(crate) fn leader(&mut self) -> &mut Child {
+        &mut self.leader
+    }
+
+    /// Kills only the leader; its children live on in the group.
+    pub(crate) fn orphan(&mut self) -> io::Result<()> {
+        self.leader.kill()?;
+        self.leader.wait()?;
+        self.is_reaped = true;
+        Ok(())
+    }
+
+    /// Kills whatever is left of the group, and waits for the leader.
+    pub(crate) fn end(&mut self) -> io::Result<ExitStatus> {
+        self.kill();
+        self.is_reaped = true;
+        self.leader.wait()
+    }
+
+    /// Kills every member. Panics in debug builds if the group is already empty: its number may have been reused.
+    pub(crate) fn kill(&self) {
+        debug_assert!(!self.is_reaped || self.signal(None).is_ok(), "the group is empty");
+        _ = self.signal(Some(Signal::SIGKILL));
+    }
+
+    /// Signals the group, whose number stays taken until its leader is waited for and no member is
+    /// left (setpgid(2)).
+    fn signal(&self, signal: Option<Signal>) -> nix::Result<()> {
+        killpg(Pid::from_raw(self.leader.id() as i32), signal)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.is_reaped {
+            _ = self.end();
+        }
+    }
+}
+
+/// A child's standard output or error.
+struct Pipe {
+    /// None once the child's end is closed.
+    open: Option<File>,
+    output: Vec<u8>,
+}
+
+impl Pipe {
+    fn new(end: Option<OwnedFd>) -> io::Result<Pipe> {
+        if let Some(end) = &end {
+            ioctl_fionbio(end, true)?;
+        }
+        Ok(Pipe { open: end.map(File::from), output: Vec::new() })
+    }
+
+    fn read_available(&mut self) -> io::Result<()> {
+        let mut piece = [0; 16 << 10];
+        while let Some(open) = &mut self.open {
+            match open.read(&mut piece) {
+                Ok(0) => self.open = None,
+                Ok(length) => {
+                    let room = OUTPUT_MAX_BYTES.saturating_sub(self.output.len());
+                    self.output.extend_from_slice(&piece[..length.min(room)]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Terminated,
+    Killed,
+    /// The leader has ended; its pipes may still hold output.
+    Draining,
+}
+
+/// Reads the pipes until the leader has ended. The result says why it was killed, if it was.
+fn watch(group: &Group, pipes: &mut [Pipe; 2], mut until: Instant, cancel: &Cancel) -> io::Result<Option<End>> {
+    let exit = end_of(&group.leader)?;
+    let mut phase = Phase::Running;
+    let mut forced = None;
+    loop {
+        let open = pipes.iter().filter_map(|pipe| pipe.open.as_ref()).map(File::as_fd);
+        let exit_fd = (phase != Phase::Draining).then_some(exit.as_fd());
+        let cancel_fd = forced.is_none().then_some(cancel.as_fd());
+        wait_for(&open.chain(exit_fd).chain(cancel_fd).collect::<Vec<_>>(), Some(until))?;
+        for pipe in pipes.iter_mut() {
+            pipe.read_available()?;
+        }
+        if phase != Phase::Draining && is_ready(exit.as_fd())? {
+            phase = Phase::Draining;
+            until = Instant::now() + DRAIN_TIMEOUT;
+        }
+        if phase == Phase::Draining && pipes.iter().all(|pipe| pipe.open.is_none()) {
+            return Ok(forced);
+        }
+        if forced.is_none() && cancel.is_cancelled() {
+            forced = Some(End::Cancelled);
+            until = Instant::now();
+        }
+        if Instant::now() < until {
+            continue;
+        }
+        until = Instant::now() + TERM_GRACE;
+        let (signal, next) = match phase {
+            Phase::Running => (Signal::SIGTERM, Phase::Terminated),
+            Phase::Terminated => (Signal::SIGKILL, Phase::Killed),
+            Phase::Killed | Phase::Draining => return Ok(forced),
+        };
+        forced.get_or_insert(End::TimedOut);
+        // A group that is already empty is what was wanted.
+        _ = group.signal(Some(signal));
+        phase = next;
+    }
+}
+
+/// Waits until one of `fds` can be read or is closed; false when the time is up first.
+pub(crate) fn wait_for(fds: &[BorrowedFd], until: Option<Instant>) -> io::Result<bool> {
+    let mut fds: Vec<PollFd> = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        match poll(&mut fds, left.and_then(|left| left.try_into().ok()).as_ref()) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Whether `fd` can be read or is closed.
+pub(crate) fn is_ready(fd: BorrowedFd) -> io::Result<bool> {
+    wait_for(&[fd], Some(Instant::now()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str, timeout_ms: u64) -> Finished {
+        let (reader, _writer) = io::pipe().unwrap();
+        run(command("sh").args(["-c", script]), Duration::from_millis(timeout_ms), &Cancel::Pipe(reader)).unwrap()
+    }
+
+    #[test]
+    fn output_and_status_are_kept() {
+        let finished = sh("echo out; echo err >&2; exit 3", 10_000);
+        assert!(matches!(finished.end, End::Exited(status) if status.code() == Some(3)));
+        assert_eq!((&finished.stdout[..], &finished.stderr[..]), (&b"out\n"[..], &b"err\n"[..]));
+    }
+
+    #[test]
+    fn a_child_that_ignores_sigterm_is_killed_when_its_time_is_up() {
+        let finished = sh("trap '' TERM; echo up; while :; do read -r x </dev/zero; done", 50);
+        assert_eq!(finished.end, End::TimedOut);
+    }
+
+    #[test]
+    fn a_grandchild_that_keeps_the_pipe_is_not_waited_for() {
+        let started = Instant::now();
+        let finished = sh("(setsid sleep 30 || sleep 30) & echo done", 20_000);
+        assert_eq!(finished.stdout, b"done\n");
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn cancelling_ends_a_child() {
+        let (reader, writer) = io::pipe().unwrap();
+        let cancel = Cancel::Pipe(reader);
+        assert!(!cancel.is_cancelled());
+        drop(writer);
+        assert!(cancel.is_cancelled());
+        let finished = run(command("sleep").arg("30"), Duration::from_secs(20), &cancel).unwrap();
+        assert_eq!(finished.end, End::Cancelled);
+    }
+}

@@ -1,0 +1,155 @@
+//! Reads files that somebody else wrote: only regular files, only a bounded number of bytes.
+//!
+//! Archive folders are shared. A FIFO in place of a file would hang a plain read for ever, opening a
+//! device may have an effect, and a large file would fill the memory. So a path is first opened with
+//! `O_PATH`, which only looks it up (open(2)), and opened for reading only if it is a regular file.
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat};
+use rustix::io::Errno;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+/// Why a file was not read.
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    Missing,
+    /// It is not a regular file but this ("a FIFO").
+    NotAFile(&'static str),
+    /// It is larger than this, in bytes.
+    TooLarge(u64),
+    Io(io::Error),
+}
+
+/// Whether a symbolic link at the end of a path is followed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Links {
+    Follow,
+    Refuse,
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReadError::Missing => write!(f, "no such file"),
+            ReadError::NotAFile(kind) => write!(f, "it is {kind}, not a regular file"),
+            ReadError::TooLarge(limit) => write!(f, "it is larger than {limit} bytes"),
+            ReadError::Io(error) => f.write_str(&plain(error)),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+/// The whole of a regular file that holds at most `max_bytes`.
+pub(crate) fn read(path: &Path, links: Links, max_bytes: u64) -> Result<Vec<u8>, ReadError> {
+    let file = open_regular(path, links)?;
+    // A file that is too large is not even begun.
+    let is_larger = file.metadata().map_err(ReadError::Io)?.len() > max_bytes;
+    let (bytes, is_cut) = if is_larger { (Vec::new(), true) } else { read_up_to(&file, max_bytes)? };
+    if is_cut { Err(ReadError::TooLarge(max_bytes)) } else { Ok(bytes) }
+}
+
+/// At most the first `max_bytes` of a regular file.
+pub(crate) fn read_start(path: &Path, links: Links, max_bytes: u64) -> Result<Vec<u8>, ReadError> {
+    Ok(read_up_to(&open_regular(path, links)?, max_bytes)?.0)
+}
+
+/// At most `max_bytes` of a file that neither blocks nor tells its size, as in `/proc`.
+pub(crate) fn read_special(path: &str, max_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096);
+    #[expect(clippy::disallowed_methods, reason = "bounded by `take`")]
+    File::open(path)?.take(max_bytes).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The bytes, and whether there were more.
+fn read_up_to(file: &File, max_bytes: u64) -> Result<(Vec<u8>, bool), ReadError> {
+    let mut bytes = Vec::new();
+    #[expect(clippy::disallowed_methods, reason = "bounded by `take`")]
+    file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(ReadError::Io)?;
+    let is_cut = bytes.len() as u64 > max_bytes;
+    bytes.truncate(max_bytes as usize);
+    Ok((bytes, is_cut))
+}
+
+fn open_regular(path: &Path, links: Links) -> Result<File, ReadError> {
+    let flags = if links == Links::Refuse { OFlags::NOFOLLOW } else { OFlags::empty() };
+    let found = openat(CWD, path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let found =
+        found.map_err(|errno| if errno == Errno::NOENT { ReadError::Missing } else { ReadError::Io(errno.into()) })?;
+    match irregular(&found).map_err(ReadError::Io)? {
+        Some(kind) => Err(ReadError::NotAFile(kind)),
+        None => reopen(&found).map_err(ReadError::Io),
+    }
+}
+
+/// What an open file is, unless it is a regular file.
+pub(crate) fn irregular(file: impl AsFd) -> io::Result<Option<&'static str>> {
+    Ok(match FileType::from_raw_mode(fstat(file)?.st_mode) {
+        FileType::RegularFile => None,
+        FileType::Directory => Some("a folder"),
+        FileType::Symlink => Some("a symbolic link"),
+        FileType::Fifo => Some("a FIFO"),
+        FileType::Socket => Some("a socket"),
+        FileType::CharacterDevice | FileType::BlockDevice => Some("a device"),
+        FileType::Unknown => Some("something unknown"),
+    })
+}
+
+/// Opens for reading what an `O_PATH` descriptor refers to. It goes through `/proc/self/fd`, so that
+/// nobody can put another file in its place in between.
+pub(crate) fn reopen(found: &OwnedFd) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    match openat(CWD, format!("/proc/self/fd/{}", found.as_raw_fd()), flags, Mode::empty()) {
+        Err(Errno::NOENT) => Err(io::Error::other("it cannot be opened without /proc, which is not mounted")),
+        opened => Ok(opened?.into()),
+    }
+}
+
+/// Device and inode as statx(2) reports them (`stx_dev_major`, `stx_dev_minor`, `stx_ino`). Good only for
+/// comparing with others from statx.
+pub(crate) type StatId = (u32, u32, u64);
+
+/// Identifies a file without asking a server: a mount that hangs must not hang us.
+pub(crate) fn stat_id(folder: impl AsFd, name: impl rustix::path::Arg, flags: AtFlags) -> io::Result<StatId> {
+    use rustix::fs::{StatxFlags, statx};
+    let stat = statx(folder, name, flags | AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
+    Ok((stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino))
+}
+
+/// An I/O error as a lowercase fragment, without Rust's `(os error N)`.
+pub(crate) fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split_once(" (os error ").map_or(text.clone(), |(text, _)| text.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::mknodat;
+
+    #[test]
+    fn only_regular_files_within_the_limit_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("file"), "12345").unwrap();
+        mknodat(CWD, at("fifo"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        std::os::unix::fs::symlink("file", at("link")).unwrap();
+        let said = |name: &str, links, limit| match read(&at(name), links, limit) {
+            Ok(bytes) => String::from_utf8(bytes).unwrap(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(said("file", Links::Refuse, 5), "12345");
+        assert_eq!(said("file", Links::Refuse, 4), "it is larger than 4 bytes");
+        assert_eq!(said("link", Links::Follow, 9), "12345");
+        assert_eq!(said("link", Links::Refuse, 9), "it is a symbolic link, not a regular file");
+        assert_eq!(said("fifo", Links::Follow, 9), "it is a FIFO, not a regular file");
+        assert_eq!(said(".", Links::Follow, 9), "it is a folder, not a regular file");
+        assert_eq!(said("none", Links::Follow, 9), "no such file");
+        assert_eq!(said("file/x", Links::Follow, 9), "not a directory");
+        assert_eq!(read_start(&at("file"), Links::Follow, 2).unwrap(), b"12");
+    }
+}

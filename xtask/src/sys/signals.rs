@@ -1,0 +1,58 @@
+//! The one way to catch signals: handlers that write to a pipe, so that a poll sees them.
+//!
+//! Signals are caught, not blocked: a blocked signal stays blocked in every child, a caught one has
+//! its default action there again (execve(2)).
+
+use crate::sys::procfs;
+use nix::sys::signal::Signal;
+use signal_hook::{flag, low_level::pipe};
+use std::io::{self, PipeReader, PipeWriter, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Signals that are caught for as long as the process lives.
+pub(crate) struct Signals {
+    wake: PipeReader,
+    /// Kept open: a pipe without writers is readable.
+    _writer: PipeWriter,
+    caught: Vec<(Signal, Arc<AtomicBool>)>,
+}
+
+impl Signals {
+    /// Catches these signals, except for those that the caller has ignored, as `nohup` does: they
+    /// stay ignored, here and in children.
+    pub(crate) fn catch(signals: &[Signal]) -> io::Result<Signals> {
+        let ignored = ignored()?;
+        let (wake, writer) = io::pipe()?;
+        let mut caught = Vec::new();
+        for &signal in signals.iter().filter(|&&signal| ignored >> (signal as u32 - 1) & 1 == 0) {
+            let is_caught = Arc::new(AtomicBool::new(false));
+            // Actions run in the order of their registration: whoever is woken finds the flag set.
+            flag::register(signal as i32, Arc::clone(&is_caught))?;
+            pipe::register(signal as i32, writer.try_clone()?)?;
+            caught.push((signal, is_caught));
+        }
+        Ok(Signals { wake, _writer: writer, caught })
+    }
+
+    /// The signals caught since the last call, of which there must be one: [`AsFd`] is readable.
+    pub(crate) fn take(&mut self) -> io::Result<Vec<Signal>> {
+        _ = self.wake.read(&mut [0; 64])?;
+        let taken = self.caught.iter().filter(|(_, is_caught)| is_caught.swap(false, Ordering::SeqCst));
+        Ok(taken.map(|(signal, _)| *signal).collect())
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+/// The mask of ignored signals: bit N-1 for signal N (`SigIgn` in proc(5)).
+fn ignored() -> io::Result<u64> {
+    let status = procfs::read("/proc/self/status")?;
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.ok_or_else(|| io::Error::other("/proc/self/status does not say which signals are ignored"))
+}
