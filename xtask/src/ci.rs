@@ -19,15 +19,11 @@ impl cli::Ci {
             let started = Instant::now();
             let passed = command.quiet().run().is_ok();
             failed.extend((!passed).then_some(name));
-            let said = if passed { "ok" } else { "FAILED" };
-            output::print(&format!("<== {name}: {said} in {:.1} s\n", started.elapsed().as_secs_f64()))
+            let result = if passed { "ok" } else { "FAILED" };
+            output::print(&format!("<== {name}: {result} in {:.1} s\n", started.elapsed().as_secs_f64()))
         };
-        if has_component(&shell, "fmt", env)? {
-            step("fmt", cmd!(shell, "cargo fmt --all --check"))?;
-        }
-        if has_component(&shell, "clippy", env)? {
-            step("clippy", cmd!(shell, "cargo clippy --workspace --all-targets --locked -- -D warnings"))?;
-        }
+        step("fmt", cmd!(shell, "cargo fmt --all --check"))?;
+        step("clippy", cmd!(shell, "cargo clippy --workspace --all-targets --locked -- -D warnings"))?;
         // Every smoke is one of the tests.
         step("test", cmd!(shell, "cargo test --workspace --locked"))?;
         if failed.is_empty() {
@@ -36,13 +32,4 @@ impl cli::Ci {
         output::complain(&format!("ERROR: failed: {}\n", failed.join(", ")));
         Ok(Verdict::No)
     }
-}
-
-/// Whether `cargo NAME` is installed. In CI it must be: nobody would notice a check that is left out.
-fn has_component(shell: &Shell, name: &str, env: &Env) -> anyhow::Result<bool> {
-    let is_there = cmd!(shell, "cargo {name} --version").quiet().ignore_stdout().ignore_stderr().run().is_ok();
-    if !is_there && !env.ci {
-        output::print(&format!("SKIP: {name} (not installed: rustup component add rustfmt clippy)\n"))?;
-    }
-    Ok(is_there || env.ci)
 }

@@ -5,31 +5,20 @@ pub(crate) mod targets;
 use crate::sys::file::{self, Links};
 use crate::text;
 use anyhow::{anyhow, bail};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::cell::OnceCell;
-use std::fmt;
-use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 /// Maximum size of a config; one of 10,000 targets takes about 4 MB.
 const CONFIG_MAX_BYTES: u64 = 8 << 20;
 
-/// The text of a config file.
+/// A config file.
 pub(crate) struct Source {
     /// The path as the user gave it.
     pub(crate) path: PathBuf,
-    /// The folder of the real file, links resolved; None where there is none, as in a deleted file.
+    /// The folder of the real file, links resolved; None if there is none, as for a deleted file.
     folder: OnceCell<Option<PathBuf>>,
-    text: String,
-}
-
-/// The part of the config that decides which file is the lock. The rest may be missing or wrong.
-#[derive(Debug, Deserialize)]
-pub(crate) struct LockConfig {
-    archive_root: Option<String>,
+    config: Map<String, Value>,
 }
 
 /// `archive_root`, resolved.
@@ -41,58 +30,31 @@ pub(crate) struct ArchiveRoot {
 }
 
 impl Source {
-    /// Reads a config file. `hint` is what to do if that fails.
+    /// Reads and parses a config file. `hint` is what to do if it cannot be read.
     pub(crate) fn read(path: &Path, hint: &str) -> anyhow::Result<Source> {
-        let shown = text::path(path);
         let bytes = file::read(path, Links::Follow, CONFIG_MAX_BYTES)
-            .map_err(|cause| anyhow!("cannot read scrape config `{shown}`: {cause}\nhint: {hint}"))?;
+            .map_err(|cause| anyhow!("cannot read scrape config `{}`: {cause}\nhint: {hint}", text::path(path)))?;
+        Source::parse(path, bytes)
+    }
+
+    fn parse(path: &Path, bytes: Vec<u8>) -> anyhow::Result<Source> {
         let text = String::from_utf8(bytes).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
-            broken(&shown, Some(Position::of(error.as_bytes(), valid)), "this byte is not UTF-8 text")
+            broken(path, Some(Position::of(error.as_bytes(), valid)), "this byte is not UTF-8 text")
         })?;
-        Ok(Source { path: path.to_path_buf(), folder: OnceCell::new(), text })
-    }
-
-    #[cfg(test)]
-    pub(crate) fn new(path: &Path, folder: &str, text: &str) -> Source {
-        Source { path: path.to_path_buf(), folder: Some(folder.into()).into(), text: text.to_owned() }
-    }
-
-    /// Parses the config. The file's ending tells JSON from TOML; without one, JSON is tried first.
-    pub(crate) fn parse<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
-        let text = self.text.strip_prefix('\u{feff}').unwrap_or(&self.text);
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         if text.trim().is_empty() {
             // It is valid TOML, but more likely a write that was cut off.
-            return Err(broken(&text::path(&self.path), None, "it is empty"));
+            return Err(broken(path, None, "it is empty"));
         }
-        let ending = self.path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
-        match ending.as_deref() {
-            Some("json") => self.parse_json(text),
-            Some("toml") => self.parse_toml(text),
-            _ => match self.parse_json(text) {
-                Err(json) => {
-                    let is_object = text.trim_start().starts_with('{');
-                    self.parse_toml(text).map_err(|toml| if is_object { json } else { toml })
-                }
-                parsed => parsed,
-            },
-        }
-    }
-
-    fn parse_json<T: DeserializeOwned>(&self, text: &str) -> anyhow::Result<T> {
-        serde_json::from_str(text).map(|Object(parsed)| parsed).map_err(|error| {
-            let said = error.to_string();
-            let cause = said.rfind(" at line ").map_or(&said[..], |end| &said[..end]);
-            let position = Position { line: error.line(), column: error.column() };
-            broken(&text::path(&self.path), (position.line > 0).then_some(position), cause)
-        })
-    }
-
-    fn parse_toml<T: DeserializeOwned>(&self, text: &str) -> anyhow::Result<T> {
-        toml::from_str(text).map_err(|error| {
-            let position = error.span().map(|span| Position::of(text.as_bytes(), span.start));
-            broken(&text::path(&self.path), position, error.message())
-        })
+        let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
+        let config = match ending.as_deref() {
+            Some("json") => json(path, text),
+            Some("toml") => toml(path, text),
+            _ if text.trim_start().starts_with('{') => json(path, text),
+            _ => toml(path, text),
+        };
+        Ok(Source { path: path.to_path_buf(), folder: OnceCell::new(), config: config? })
     }
 
     /// A path of the config, absolute: a relative one starts at the folder of the config's real file.
@@ -105,98 +67,95 @@ impl Source {
     }
 
     /// The archive root; None when it is missing, null or "".
-    fn archive_root(&self, written: Option<&str>) -> anyhow::Result<Option<ArchiveRoot>> {
-        let Some(written) = written.filter(|written| !written.is_empty()) else { return Ok(None) };
+    ///
+    /// # Errors
+    /// It cannot be a path, or there is only a key that was probably meant to be it.
+    pub(crate) fn archive_root(&self) -> anyhow::Result<Option<ArchiveRoot>> {
         let shown = text::path(&self.path);
+        let written = match self.config.get("archive_root") {
+            Some(Value::String(written)) if !written.is_empty() => written.clone(),
+            None | Some(Value::Null | Value::String(_)) => {
+                return match misplaced_archive_root(&self.config, "") {
+                    None => Ok(None),
+                    Some(key) => bail!(
+                        "scrape config `{shown}` has no archive_root, but it has `{}`\n\
+                         hint: write archive_root, at the top level",
+                        text::printable(key.as_bytes())
+                    ),
+                };
+            }
+            Some(other) => bail!(
+                "archive_root in scrape config `{shown}` is `{}`, not a string\nhint: correct the config; no other \
+                 lock was looked at instead",
+                text::printable(other.to_string().as_bytes())
+            ),
+        };
         if written.contains('\0') {
-            bail!(
-                "archive_root in scrape config `{shown}` contains a NUL character\nhint: correct it; no path can have one"
-            );
+            bail!("archive_root in scrape config `{shown}` contains a NUL character\nhint: no path can have one");
         }
-        let Some(path) = self.resolve(written) else {
+        let Some(path) = self.resolve(&written) else {
             bail!(
                 "archive_root in scrape config `{shown}` is relative, and the config is not in a folder that it could \
                  start at\nhint: make archive_root absolute, or name the config's own path"
             );
         };
-        Ok(Some(ArchiveRoot { path, written: written.to_owned() }))
-    }
-
-    /// Keys that are nearly `archive_root`, or are it in the wrong place.
-    fn misplaced_archive_roots(&self) -> Vec<String> {
-        fn collect(value: &Value, parents: &str, found: &mut Vec<String>) {
-            match value {
-                Value::Object(object) => object.iter().for_each(|(key, value)| {
-                    let letters: String = key.chars().filter(char::is_ascii_alphabetic).collect();
-                    if letters.eq_ignore_ascii_case("archiveroot") && (key != "archive_root" || !parents.is_empty()) {
-                        found.push(format!("{parents}{key}"));
-                    }
-                    collect(value, &format!("{parents}{key}."), found);
-                }),
-                Value::Array(values) => values.iter().for_each(|value| collect(value, parents, found)),
-                _ => {}
-            }
-        }
-        let mut found = Vec::new();
-        if let Ok(whole) = self.parse::<serde_json::Map<String, Value>>() {
-            collect(&whole.into(), "", &mut found);
-        }
-        found
+        Ok(Some(ArchiveRoot { path, written }))
     }
 }
 
-impl LockConfig {
-    /// The archive root that this config names, if any.
-    ///
-    /// # Errors
-    /// It cannot be a path, or there is only a key that was probably meant to be it.
-    pub(crate) fn archive_root(&self, source: &Source) -> anyhow::Result<Option<ArchiveRoot>> {
-        let root = source.archive_root(self.archive_root.as_deref())?;
-        if root.is_none()
-            && let Some(key) = source.misplaced_archive_roots().first()
-        {
-            bail!(
-                "scrape config `{}` has no archive_root, but it has `{}`\nhint: write archive_root, at the top level",
-                text::path(&source.path),
-                text::printable(key.as_bytes())
-            );
+/// A key that is nearly `archive_root`, or is it in the wrong place.
+fn misplaced_archive_root(object: &Map<String, Value>, parents: &str) -> Option<String> {
+    object.iter().find_map(|(key, value)| {
+        let letters: String = key.chars().filter(char::is_ascii_alphabetic).collect();
+        let is_it = key == "archive_root" && parents.is_empty();
+        if letters.eq_ignore_ascii_case("archiveroot") && !is_it {
+            return Some(format!("{parents}{key}"));
         }
-        Ok(root)
-    }
+        let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let objects = values.iter().filter_map(Value::as_object);
+        objects.into_iter().find_map(|object| misplaced_archive_root(object, &format!("{parents}{key}.")))
+    })
 }
 
 impl ArchiveRoot {
     /// What is unusual about it.
-    pub(crate) fn notes(&self) -> Option<String> {
-        if self.written.starts_with('~') {
-            Some("archive_root starts with `~`, which is not expanded: it names a folder called `~`".to_owned())
-        } else if !self.written.starts_with('/') {
-            Some("archive_root is relative: it starts at the folder of the config".to_owned())
-        } else {
-            None
-        }
+    pub(crate) fn note(&self) -> Option<String> {
+        let is_relative = !self.written.starts_with('/');
+        let relative =
+            || is_relative.then(|| "archive_root is relative: it starts at the folder of the config".to_owned());
+        tilde_note("archive_root", &self.written).or_else(relative)
     }
 }
 
-/// A struct written as an object: serde would also accept a list of its fields.
-pub(crate) struct Object<T>(pub(crate) T);
+/// A note if a path starts with `~`.
+fn tilde_note(what: &str, written: &str) -> Option<String> {
+    let note = || format!("{what} starts with `~`, which is not expanded: it names a folder called `~`");
+    written.starts_with('~').then(note)
+}
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
-        struct ObjectVisitor<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
-            type Value = Object<T>;
+fn json(path: &Path, text: &str) -> anyhow::Result<Map<String, Value>> {
+    serde_json::from_str(text).map_err(|error| {
+        let message = error.to_string();
+        let cause = message.rsplit_once(" at line ").map_or(&message[..], |(cause, _)| cause);
+        broken(path, Some(Position { line: error.line(), column: error.column() }), cause)
+    })
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "an object")
-            }
+fn toml(path: &Path, text: &str) -> anyhow::Result<Map<String, Value>> {
+    toml::from_str(text).map_err(|error| {
+        let position = error.span().map(|span| Position::of(text.as_bytes(), span.start));
+        broken(path, position, error.message())
+    })
+}
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
-            }
-        }
-        deserializer.deserialize_map(ObjectVisitor(PhantomData))
-    }
+fn broken(path: &Path, position: Option<Position>, cause: &str) -> anyhow::Error {
+    let at = position.map(|at| format!(", line {}, column {}", at.line, at.column)).unwrap_or_default();
+    anyhow!(
+        "cannot use scrape config `{}`{at}: {}\n\
+         hint: correct the config and try again; no other lock was looked at instead",
+        text::path(path),
+        text::printable(cause.trim_end().as_bytes())
+    )
 }
 
 /// A position in a text: line and column, in characters, both from 1.
@@ -217,27 +176,14 @@ impl Position {
     }
 }
 
-fn broken(shown: &str, position: Option<Position>, cause: &str) -> anyhow::Error {
-    let place = position.map(|at| format!(", line {}, column {}", at.line, at.column)).unwrap_or_default();
-    let cause = text::printable(cause.trim_end().as_bytes());
-    anyhow!(
-        "cannot use scrape config `{shown}`{place}: {cause}\n\
-         hint: correct the config and try again; no other lock was looked at instead"
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn source(name: &str, text: &str) -> Source {
-        Source::new(Path::new(name), "/etc/dce", text)
-    }
-
     fn root(name: &str, text: &str) -> Result<Option<PathBuf>, String> {
-        let source = source(name, text);
-        let config: LockConfig = source.parse().map_err(|error| format!("{error:#}"))?;
-        let root = config.archive_root(&source).map_err(|error| format!("{error:#}"))?;
+        let source = Source::parse(Path::new(name), text.into()).map_err(|error| format!("{error:#}"))?;
+        _ = source.folder.set(Some("/etc/dce".into()));
+        let root = source.archive_root().map_err(|error| format!("{error:#}"))?;
         Ok(root.map(|root| root.path))
     }
 
@@ -279,10 +225,9 @@ mod tests {
         let cases = [
             ("c.json", "", "`c.json`: it is empty"),
             ("c", " \n", "`c`: it is empty"),
-            ("c.json", "\n [\"/x\"]", "line 2, column 1: invalid type: sequence, expected an object"),
+            ("c.json", "\n [\"/x\"]", "line 2, column 1: invalid type: sequence, expected a map"),
             ("c.json", "{\n  \"archive_root\": /x\n}", "`c.json`, line 2, column 19: expected value"),
-            ("c.json", "{\"archive_root\": 5}", "column 18: invalid type: integer `5`, expected a string"),
-            ("c.json", "{\"archive_root\": \"a\", \"archive_root\": \"b\"}", "duplicate field"),
+            ("c.json", "{\"archive_root\": 5}", "archive_root in scrape config `c.json` is `5`, not a string"),
             ("c.json", "{} {}", "trailing characters"),
             ("c.toml", "a = 1\narchive_root = \n", "`c.toml`, line 2, column 16: "),
             ("c.toml", "é = 1", "line 1, column 1: "),

@@ -4,7 +4,7 @@
 
 use rustix::fs::{Access, access};
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Minimum free space where `DCE_MIN_FREE_MB` does not say otherwise, in MiB.
 const DEFAULT_MIN_FREE_MIB: u64 = 1024;
@@ -91,16 +91,8 @@ pub(crate) fn for_command() -> Vec<(OsString, OsString)> {
     let is_under_cargo = value_of("CARGO_PKG_NAME").is_some_and(|name| name == env!("CARGO_PKG_NAME"));
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
     let caller = std::env::vars_os();
-    let kept = caller.filter(|(name, _)| match name.to_str() {
-        Some("XTASK_WORKSPACE") => false,
-        Some(name) => !is_under_cargo || !is_cargos(name),
-        None => true,
-    });
-    let own_libraries = |(name, value): (OsString, OsString)| match name.to_str() {
-        Some("LD_LIBRARY_PATH") if is_under_cargo => without_cargos_libraries(&value).map(|value| (name, value)),
-        _ => Some((name, value)),
-    };
-    kept.filter_map(own_libraries).collect()
+    let is_kept = |name: &str| name != "XTASK_WORKSPACE" && !(is_under_cargo && is_cargos(name));
+    caller.filter(|(name, _)| name.to_str().is_none_or(is_kept)).collect()
 }
 
 /// Variables that `cargo run` sets (the Cargo book, "Environment Variables"). `CARGO_HOME` and the
@@ -109,19 +101,6 @@ fn is_cargos(name: &str) -> bool {
     matches!(name, "CARGO" | "CARGO_MANIFEST_DIR" | "CARGO_MANIFEST_LINKS" | "CARGO_MANIFEST_PATH")
         || matches!(name, "CARGO_PRIMARY_PACKAGE" | "CARGO_TARGET_TMPDIR" | "RUST_RECURSION_COUNT")
         || ["CARGO_PKG_", "CARGO_BIN_"].iter().any(|start| name.starts_with(start))
-}
-
-/// `LD_LIBRARY_PATH` without the folders that cargo and rustup put first: the target folder's and the toolchain's.
-fn without_cargos_libraries(value: &OsString) -> Option<OsString> {
-    let target = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
-    let is_callers = |folder: &PathBuf| {
-        let is_target = target.as_ref().is_some_and(|target| folder.starts_with(target));
-        let is_toolchain =
-            folder.components().any(|part| matches!(part.as_os_str().to_str(), Some("rustlib" | "toolchains")));
-        !is_target && !is_toolchain
-    };
-    let folders = std::env::split_paths(value).filter(is_callers);
-    std::env::join_paths(folders).ok().filter(|value| !value.is_empty())
 }
 
 fn is_not_blank(value: &OsString) -> bool {

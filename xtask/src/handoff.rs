@@ -24,7 +24,7 @@ use text::DiskSummary;
 impl cli::Handoff {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
         let resolved = Resolved::new(self.config.path.as_deref(), env)?;
-        let config = ScrapeConfig::read(&resolved.source, resolved.archive_root.as_ref())?;
+        let config = ScrapeConfig::new(&resolved.source, resolved.archive_root.as_ref());
         let selection = Selection::new(self.target.as_deref(), &self.channels, &config)?;
         let ready = Readiness::gather(&resolved, &config, env)?;
         selection.check_seeded(&ready.targets)?;
@@ -47,7 +47,7 @@ impl cli::Handoff {
 impl cli::VerifyReady {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
         let resolved = Resolved::new(self.config.path.as_deref(), env)?;
-        let config = ScrapeConfig::read(&resolved.source, resolved.archive_root.as_ref())?;
+        let config = ScrapeConfig::new(&resolved.source, resolved.archive_root.as_ref());
         let (report, is_ready) = if self.disk_only {
             let disk_only = DiskOnly::gather(&resolved, &config, env)?;
             let report = match self.format.kind {

@@ -61,7 +61,7 @@ fn take(resolved: &Resolved, wait: Option<cli::Wait>, env: &Env) -> anyhow::Resu
         }
         let Some(waiting) = &waiting else { return Ok(None) };
         let report = LockReport::gather(resolved);
-        if !waiting.goes_on(&report.seen.search.holders, &waiting_for(&report))? {
+        if !waiting.goes_on(&report.seen.sighting.search.holders, &waiting_for(&report))? {
             return Ok(None);
         }
     }
@@ -70,7 +70,7 @@ fn take(resolved: &Resolved, wait: Option<cli::Wait>, env: &Env) -> anyhow::Resu
 /// The host runner's words.
 fn refusal(report: &LockReport) -> String {
     let or_unknown = |text: &Option<Foreign>| text.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
-    let holder = match (report.seen.claim.recorded(), report.seen.search.holders.first()) {
+    let holder = match (report.seen.claim.recorded(), report.seen.sighting.search.holders.first()) {
         (Some(recorded), _) => {
             let running = if recorded.writer.is_running() == Some(false) { "not running" } else { "running" };
             let (started, cmd) = (or_unknown(&recorded.started), or_unknown(&recorded.cmd));

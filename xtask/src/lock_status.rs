@@ -20,7 +20,7 @@ impl cli::LockStatus {
         if let Some(wait) = self.wait {
             let waiting = Waiting::new(wait, env);
             while report.judgement.state == LockState::Held
-                && waiting.goes_on(&report.seen.search.holders, &text::waiting_for(&report))?
+                && waiting.goes_on(&report.seen.sighting.search.holders, &text::waiting_for(&report))?
             {
                 report = LockReport::gather(&resolved);
             }

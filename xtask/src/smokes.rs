@@ -16,7 +16,7 @@ mod stage;
 use crate::cli::{self, Format};
 use crate::env::Env;
 use crate::output;
-use crate::sys::child::Cancel;
+use crate::sys::signals::Signals;
 use crate::target::{repo_root, workspace};
 use crate::text::path;
 use crate::verdict::Verdict;
@@ -51,7 +51,7 @@ impl cli::Smokes {
         let own = std::env::current_exe().context("cannot find this program's file")?;
         // Without it no smoke can run, which is nobody's failure.
         drop(tempfile::tempdir().context("cannot create folders for the stages: does TMPDIR name a folder?")?);
-        let cancel = Cancel::on_signals().context("cannot catch signals")?;
+        let cancel = Signals::catch_requests_to_end().context("cannot catch signals")?;
         let mut reporter = Reporter::new(env, workspace.clone(), smokes.len());
         let setup = Setup {
             bin: self.bin.as_ref().map_or_else(|| Ok(own.clone()), |bin| program_under_test(bin, env))?,
@@ -71,7 +71,7 @@ impl cli::Smokes {
         let processors = || std::thread::available_parallelism().map_or(1, |number| number.get());
         let run = Run { setup, is_over: AtomicBool::new(false), fail_fast: self.fail_fast };
         run.all(&smokes, self.jobs.map_or_else(processors, |jobs| jobs.0), &mut reporter)?;
-        if cancel.is_cancelled() {
+        if cancel.is_caught() {
             bail!("interrupted; the holders were ended and the stages removed");
         }
         reporter.verdict()
@@ -142,7 +142,7 @@ impl Run<'_> {
     }
 
     fn next<'s>(&self, queue: &Mutex<VecDeque<&'s Smoke>>) -> Option<&'s Smoke> {
-        let is_over = self.setup.cancel.is_cancelled() || self.is_over.load(Ordering::Relaxed);
+        let is_over = self.setup.cancel.is_caught() || self.is_over.load(Ordering::Relaxed);
         queue.lock().ok().filter(|_| !is_over).and_then(|mut queue| queue.pop_front())
     }
 

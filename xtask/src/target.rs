@@ -1,7 +1,7 @@
 //! What a command is about: which checkout, which config, which archive, which lock. Every command
 //! resolves its options and the environment here, once.
 
-use crate::config::{ArchiveRoot, LockConfig, Source};
+use crate::config::{ArchiveRoot, Source};
 use crate::env::Env;
 use crate::lock::path::lock_path;
 use crate::text;
@@ -32,7 +32,7 @@ impl Resolved {
     pub(crate) fn new(config: Option<&Path>, env: &Env) -> anyhow::Result<Resolved> {
         let repo_root = repo_root(env);
         let source = read_config(config.or(env.config_file.as_deref()), &repo_root, env)?;
-        let archive_root = source.parse::<LockConfig>()?.archive_root(&source)?;
+        let archive_root = source.archive_root()?;
         let named = lock_path(
             env.scrape_lock_file.as_deref(),
             archive_root.as_ref().map(|root| root.path.as_path()),
@@ -43,7 +43,7 @@ impl Resolved {
         let mut notes = Vec::new();
         if env.scrape_lock_file.is_none() {
             match &archive_root {
-                Some(root) => notes.extend(root.notes()),
+                Some(root) => notes.extend(root.note()),
                 None => notes.push("the config names no archive_root, so this is the repository's lock".to_owned()),
             }
         }

@@ -1,11 +1,9 @@
 //! The targets of a scrape config, and everything that is wrong with them.
 
-use crate::config::{ArchiveRoot, Object, Source};
+use crate::config::{ArchiveRoot, Source, tilde_note};
 use crate::text::printable;
-use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
+use serde_json::{Map, Value};
 use std::collections::HashMap;
-use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
 /// What a scrape works on.
@@ -37,61 +35,40 @@ pub(crate) struct OutputDir {
     pub(crate) path: PathBuf,
 }
 
-/// Unknown keys are allowed: other tools use the file too.
-#[derive(Deserialize)]
-struct Written {
-    targets: Option<Vec<Object<WrittenTarget>>>,
-}
-
-#[derive(Deserialize)]
-struct WrittenTarget {
-    name: Option<String>,
-    kind: Option<String>,
-    output_dir: Option<String>,
-    enabled: Option<bool>,
-    channel_ids: Option<Vec<Id>>,
-    disabled_reason: Option<String>,
-}
-
-/// A Discord id: text, or a number with all its digits.
-struct Id(String);
-
 impl ScrapeConfig {
-    /// Parses the targets of a config whose archive root is known.
-    pub(crate) fn read(source: &Source, archive_root: Option<&ArchiveRoot>) -> anyhow::Result<ScrapeConfig> {
-        let written: Written = source.parse()?;
+    /// Reads the targets of a config. Unknown keys are allowed: other tools use the file too.
+    pub(crate) fn new(source: &Source, archive_root: Option<&ArchiveRoot>) -> ScrapeConfig {
         let mut problems = Vec::new();
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = archive_root.and_then(ArchiveRoot::note).into_iter().collect();
         if archive_root.is_none() {
             problems.push("config is missing archive_root".to_owned());
         }
-        notes.extend(archive_root.and_then(ArchiveRoot::notes));
-        let written = written.targets.unwrap_or_default();
-        if written.is_empty() {
-            problems.push("config has no targets".to_owned());
-        } else if written.iter().all(|Object(target)| target.enabled == Some(false)) {
-            problems.push("config has no enabled target".to_owned());
-        }
-        let mut targets = Vec::with_capacity(written.len());
-        for (index, Object(target)) in written.into_iter().enumerate() {
-            let name = target.name.clone().filter(|name| !name.is_empty());
-            let (is_named, kind) = (name.is_some(), target.kind.clone());
-            let target = Target {
-                name: name.unwrap_or_else(|| format!("(target {})", index + 1)),
-                output_dir: output_dir(&target, source),
-                is_enabled: target.enabled.unwrap_or(true),
-                channel_ids: target.channel_ids.unwrap_or_default().into_iter().map(|Id(id)| id).collect(),
-                disabled_reason: target.disabled_reason,
-            };
-            if !is_named {
-                problems.push(format!("target {} has no name", quoted(&target.name)));
+        let written = match source.config.get("targets") {
+            Some(Value::Array(targets)) => &targets[..],
+            None | Some(Value::Null) => &[],
+            Some(other) => {
+                problems.push(format!("config has the targets {}, which is not a list", quoted(&other.to_string())));
+                &[]
             }
-            problems.extend(target.problems(kind.as_deref(), archive_root));
-            notes.extend(target.note());
+        };
+        let mut targets = Vec::with_capacity(written.len());
+        for (index, written) in written.iter().enumerate() {
+            let mut reader = Reader { object: written.as_object(), problems: Vec::new() };
+            let target = reader.target(index, source);
+            let shown = quoted(&target.name);
+            problems.extend(reader.problems.into_iter().map(|problem| format!("target {shown} {problem}")));
+            problems.extend(target.output_dir.as_ref().and_then(|folder| folder.problem(&shown, archive_root)));
+            let written = target.output_dir.as_ref().map(|folder| &folder.written[..]).unwrap_or_default();
+            notes.extend(tilde_note(&format!("output_dir of target {shown}"), written));
             targets.push(target);
         }
+        if written.is_empty() {
+            problems.push("config has no targets".to_owned());
+        } else if targets.iter().all(|target| !target.is_enabled) {
+            problems.push("config has no enabled target".to_owned());
+        }
         problems.extend(duplicates(&targets));
-        Ok(ScrapeConfig { targets, problems, notes })
+        ScrapeConfig { targets, problems, notes }
     }
 
     pub(crate) fn enabled(&self) -> impl Iterator<Item = &Target> {
@@ -99,41 +76,73 @@ impl ScrapeConfig {
     }
 }
 
-impl Target {
-    fn problems(&self, kind: Option<&str>, archive_root: Option<&ArchiveRoot>) -> Vec<String> {
-        let shown = quoted(&self.name);
-        let mut problems = Vec::new();
-        if let Some(kind) = kind.filter(|kind| !matches!(*kind, "guild" | "dms")) {
-            problems.push(format!("target {shown} has the unknown kind {} (it is `guild` or `dms`)", quoted(kind)));
+/// Reads one target, and collects what is wrong with it.
+struct Reader<'a> {
+    object: Option<&'a Map<String, Value>>,
+    problems: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    fn target(&mut self, index: usize, source: &Source) -> Target {
+        if self.object.is_none() {
+            self.problems.push("is not an object".to_owned());
         }
-        let Some(OutputDir { written, path }) = &self.output_dir else {
-            problems.push(format!("target {shown} has no output_dir"));
-            return problems;
-        };
-        if path.components().any(|component| component == Component::ParentDir) {
-            problems.push(format!("target {shown} has `..` in its output_dir {}", quoted(written)));
-        } else if let Some(root) = archive_root
-            && (!path.starts_with(&root.path) || path == &root.path)
-        {
-            let root = crate::text::path(&root.path);
-            problems
-                .push(format!("target {shown} has its output_dir {} not under archive_root `{root}`", quoted(written)));
+        let name = self.text("name").filter(|name| !name.is_empty());
+        if name.is_none() {
+            self.problems.push("has no name".to_owned());
         }
-        problems
+        if let Some(kind) = self.text("kind").filter(|kind| !matches!(*kind, "guild" | "dms")) {
+            self.problems.push(format!("has the unknown kind {} (it is `guild` or `dms`)", quoted(kind)));
+        }
+        let written = self.text("output_dir").filter(|written| !written.is_empty() && !written.contains('\0'));
+        if written.is_none() {
+            self.problems.push("has no output_dir".to_owned());
+        }
+        let path = |written: &str| source.resolve(written).unwrap_or_else(|| written.into());
+        Target {
+            name: name.map_or_else(|| format!("(target {})", index + 1), str::to_owned),
+            output_dir: written.map(|written| OutputDir { written: written.to_owned(), path: path(written) }),
+            is_enabled: self.value("enabled", "true or false", Value::as_bool).unwrap_or(true),
+            channel_ids: self.value("channel_ids", "a list of ids", ids).unwrap_or_default(),
+            disabled_reason: self.text("disabled_reason").map(str::to_owned),
+        }
     }
 
-    fn note(&self) -> Option<String> {
-        let has_tilde = self.output_dir.as_ref()?.written.starts_with('~');
-        let shown = quoted(&self.name);
-        has_tilde.then(|| {
-            format!("output_dir of target {shown} starts with `~`, which is not expanded: it names a folder called `~`")
-        })
+    fn text(&mut self, key: &str) -> Option<&'a str> {
+        self.value(key, "a string", Value::as_str)
+    }
+
+    fn value<T>(&mut self, key: &str, kind: &str, read: impl Fn(&'a Value) -> Option<T>) -> Option<T> {
+        let value = self.object?.get(key).filter(|value| !value.is_null())?;
+        let read = read(value);
+        if read.is_none() {
+            self.problems.push(format!("has the {key} {}, which is not {kind}", quoted(&value.to_string())));
+        }
+        read
     }
 }
 
-fn output_dir(target: &WrittenTarget, source: &Source) -> Option<OutputDir> {
-    let written = target.output_dir.clone().filter(|written| !written.is_empty() && !written.contains('\0'))?;
-    Some(OutputDir { path: source.resolve(&written).unwrap_or_else(|| PathBuf::from(&written)), written })
+/// Discord ids: strings, or numbers with all their digits.
+fn ids(value: &Value) -> Option<Vec<String>> {
+    let id = |value: &Value| match value {
+        Value::String(id) => Some(id.clone()),
+        Value::Number(id) => Some(id.to_string()).filter(|id| id.bytes().all(|byte| byte.is_ascii_digit())),
+        _ => None,
+    };
+    value.as_array()?.iter().map(id).collect()
+}
+
+impl OutputDir {
+    fn problem(&self, target: &str, archive_root: Option<&ArchiveRoot>) -> Option<String> {
+        let shown = quoted(&self.written);
+        if self.path.components().any(|component| component == Component::ParentDir) {
+            return Some(format!("target {target} has `..` in its output_dir {shown}"));
+        }
+        let root = &archive_root?.path;
+        let is_below = self.path.starts_with(root) && self.path != *root;
+        let root = crate::text::path(root);
+        (!is_below).then(|| format!("target {target} has its output_dir {shown} not under archive_root `{root}`"))
+    }
 }
 
 /// Names and folders that several targets share.
@@ -162,45 +171,14 @@ fn quoted(text: &str) -> String {
     format!("`{}`", printable(text.as_bytes()))
 }
 
-impl<'de> Deserialize<'de> for Id {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Id, D::Error> {
-        struct IdVisitor;
-        impl Visitor<'_> for IdVisitor {
-            type Value = Id;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "an id, as text or as a whole number of at most 64 bits")
-            }
-
-            fn visit_str<E: de::Error>(self, id: &str) -> Result<Id, E> {
-                Ok(Id(id.to_owned()))
-            }
-
-            fn visit_u64<E: de::Error>(self, id: u64) -> Result<Id, E> {
-                Ok(Id(id.to_string()))
-            }
-
-            fn visit_i64<E: de::Error>(self, id: i64) -> Result<Id, E> {
-                Ok(Id(id.to_string()))
-            }
-        }
-        deserializer.deserialize_any(IdVisitor)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::LockConfig;
-
-    fn try_read(name: &str, text: &str) -> anyhow::Result<ScrapeConfig> {
-        let source = Source::new(Path::new(name), "/etc/dce", text);
-        let root = source.parse::<LockConfig>()?.archive_root(&source)?;
-        ScrapeConfig::read(&source, root.as_ref())
-    }
 
     fn read(name: &str, text: &str) -> ScrapeConfig {
-        try_read(name, text).unwrap()
+        let source = Source::parse(Path::new(name), text.into()).unwrap();
+        _ = source.folder.set(Some("/etc/dce".into()));
+        ScrapeConfig::new(&source, source.archive_root().unwrap().as_ref())
     }
 
     #[test]
@@ -212,9 +190,8 @@ mod tests {
         let toml =
             "archive_root = '/a'\n[[targets]]\nname = 'x'\noutput_dir = '/a/x'\nchannel_ids = [1234567890123456789]";
         assert_eq!(read("c.toml", toml).targets[0].channel_ids, ["1234567890123456789"]);
-        let lossy = r#"{ "targets": [ { "channel_ids": [1234567890123456789012] } ] }"#;
-        let error = format!("{:#}", try_read("c.json", lossy).err().unwrap());
-        assert!(error.contains("line 1, column") && error.contains("at most 64 bits"), "{error}");
+        let long = r#"{ "targets": [ { "channel_ids": [1234567890123456789012] } ] }"#;
+        assert_eq!(read("c.json", long).targets[0].channel_ids, ["1234567890123456789012"]);
     }
 
     #[test]
@@ -258,8 +235,20 @@ mod tests {
         let disabled =
             r#"{ "archive_root": "/a", "targets": [{ "name": "a", "output_dir": "/a/a", "enabled": false }] }"#;
         assert_eq!(read("c.json", disabled).problems, ["config has no enabled target"]);
-        let listed = r#"{ "targets": [["a", null, "/a/a", true, null, null]] }"#;
-        assert!(format!("{:#}", try_read("c.json", listed).err().unwrap()).contains("invalid type: sequence"));
+        let odd = r#"{ "archive_root": "/a", "targets": [5, { "name": 7, "output_dir": "/a/a", "enabled": "no",
+            "channel_ids": [1e22] }] }"#;
+        assert_eq!(
+            read("c.json", odd).problems,
+            [
+                "target `(target 1)` is not an object",
+                "target `(target 1)` has no name",
+                "target `(target 1)` has no output_dir",
+                "target `(target 2)` has the name `7`, which is not a string",
+                "target `(target 2)` has no name",
+                "target `(target 2)` has the enabled `\"no\"`, which is not true or false",
+                "target `(target 2)` has the channel_ids `[1e+22]`, which is not a list of ids",
+            ]
+        );
         assert_eq!(read("c.json", "{}").problems, ["config is missing archive_root", "config has no targets"]);
     }
 }

@@ -3,8 +3,8 @@
 use crate::config::targets::{ScrapeConfig, Target};
 use crate::env::Env;
 use crate::output;
-use crate::sys::child::Cancel;
 use crate::sys::file::{self, Links, ReadError, plain};
+use crate::sys::signals::Signals;
 use crate::text::{path, printable};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
 use serde::Serialize;
@@ -77,7 +77,7 @@ struct Progress {
 }
 
 /// Looks at every target's archive, in the config's order, and shows the progress on a terminal.
-pub(crate) fn look<'a>(config: &'a ScrapeConfig, env: &Env, cancel: &Cancel) -> Vec<Row<'a>> {
+pub(crate) fn look<'a>(config: &'a ScrapeConfig, env: &Env, cancel: &Signals) -> Vec<Row<'a>> {
     let progress = &Progress::default();
     let (done, is_done) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
@@ -100,7 +100,7 @@ pub(crate) fn look<'a>(config: &'a ScrapeConfig, env: &Env, cancel: &Cancel) -> 
 }
 
 /// Walks several archives at once.
-fn walk_all<'a>(config: &'a ScrapeConfig, progress: &Progress, cancel: &Cancel) -> Vec<Row<'a>> {
+fn walk_all<'a>(config: &'a ScrapeConfig, progress: &Progress, cancel: &Signals) -> Vec<Row<'a>> {
     let next = AtomicUsize::new(0);
     let workers = std::thread::available_parallelism().map_or(1, |number| number.get()).min(config.targets.len());
     let rows = Mutex::new(BTreeMap::new());
@@ -128,7 +128,7 @@ impl Progress {
 }
 
 impl Found {
-    fn look(target: &Target, progress: &Progress, cancel: &Cancel) -> Found {
+    fn look(target: &Target, progress: &Progress, cancel: &Signals) -> Found {
         let Some(folder) = &target.output_dir else { return Found::NoOutputDir };
         if !target.is_enabled {
             return Found::Disabled;
@@ -188,7 +188,7 @@ impl<'a> Row<'a> {
 }
 
 impl Archive {
-    fn walk(root: &Path, opened: io::Result<Dir>, progress: &Progress, cancel: &Cancel) -> Archive {
+    fn walk(root: &Path, opened: io::Result<Dir>, progress: &Progress, cancel: &Signals) -> Archive {
         let mut archive = Archive::default();
         let mut unreadable = 0;
         let mut fault = |folder: &Path, error: &io::Error| {
@@ -207,7 +207,7 @@ impl Archive {
                 let has_gone = error.kind() == io::ErrorKind::NotFound && folder != root;
                 archive.faults.extend((!has_gone).then(|| fault(&folder, &error)).flatten());
             }
-            let Some(next) = folders.pop().filter(|_| !cancel.is_cancelled()) else { break };
+            let Some(next) = folders.pop().filter(|_| !cancel.is_caught()) else { break };
             let opened = open_folder(&next, OFlags::NOFOLLOW);
             at = (next, opened);
         }
@@ -347,12 +347,11 @@ mod tests {
         std::os::unix::fs::symlink("..", folder.path().join("deep/loop")).unwrap();
         std::os::unix::fs::symlink("plain.json", folder.path().join("link.json")).unwrap();
         rustix::fs::mknodat(CWD, folder.path().join("fifo.json"), FileType::Fifo, Mode::RWXU, 0).unwrap();
-        let (reader, _writer) = io::pipe().unwrap();
         let archive = Archive::walk(
             folder.path(),
             open_folder(folder.path(), OFlags::empty()),
             &Progress::default(),
-            &Cancel::Pipe(reader),
+            &Signals::catch(&[]).unwrap(),
         );
         assert_eq!((archive.json, archive.ids.len(), archive.map, &archive.faults[..]), (5, 3, 0, &[][..]));
         assert!(archive.has("1000000000000005") && !archive.has("1000000000000003"));

@@ -3,8 +3,9 @@
 
 use crate::env::Env;
 use crate::handoff::check::Check;
-use crate::sys::child::{self, Cancel, End};
+use crate::sys::child::{self, End};
 use crate::sys::file::{self, Links, ReadError, plain};
+use crate::sys::signals::Signals;
 use crate::text::{path, shell_word};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 const OTHERS_MODE: u32 = 0o066;
 
 /// Looks everywhere, in the scraper's order, until there is a token; says where it is.
-pub(crate) fn look(env: &Env, repo_root: &Path, cancel: &Cancel, checks: &mut Vec<Check>) -> Option<String> {
+pub(crate) fn look(env: &Env, repo_root: &Path, cancel: &Signals, checks: &mut Vec<Check>) -> Option<String> {
     let mut notes = Vec::new();
     let found = in_env_file(env, repo_root, &mut notes)
         .or_else(|| env.has_token.then(|| "DISCORD_TOKEN exported in environment".to_owned()))
@@ -61,7 +62,7 @@ fn in_token_file(file: &Path, env: &Env, notes: &mut Vec<String>) -> Option<Stri
     })
 }
 
-fn discovered(env: &Env, repo_root: &Path, cancel: &Cancel, notes: &mut Vec<String>) -> Option<String> {
+fn discovered(env: &Env, repo_root: &Path, cancel: &Signals, notes: &mut Vec<String>) -> Option<String> {
     let script = repo_root.join("scripts/discover-discord-token.sh");
     env.program(script.to_str()?)?;
     let why = match child::run(&mut child::command(&script), DISCOVERY_TIMEOUT, cancel) {

@@ -2,8 +2,9 @@
 
 use crate::env::Env;
 use crate::handoff::check::Check;
-use crate::sys::child::{self, Cancel, End};
+use crate::sys::child::{self, End};
 use crate::sys::file::plain;
+use crate::sys::signals::Signals;
 use crate::text::printable;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
@@ -20,7 +21,7 @@ struct Candidate {
 }
 
 /// Tries the candidates in the scraper's order; gives the first that works.
-pub(crate) fn look(env: &Env, cancel: &Cancel, checks: &mut Vec<Check>) -> Option<String> {
+pub(crate) fn look(env: &Env, cancel: &Signals, checks: &mut Vec<Check>) -> Option<String> {
     let mut failed = Vec::new();
     for candidate in candidates(env) {
         let Some(why) = candidate.obstacle(env, cancel) else {
@@ -59,7 +60,7 @@ fn candidates(env: &Env) -> Vec<Candidate> {
 
 impl Candidate {
     /// Why it does not work; None when it does.
-    fn obstacle(&self, env: &Env, cancel: &Cancel) -> Option<String> {
+    fn obstacle(&self, env: &Env, cancel: &Signals) -> Option<String> {
         let program = self.check.first()?;
         if let Some(missing) =
             [Some(&program[..]), self.also_needs].into_iter().flatten().find(|name| env.program(name).is_none())

@@ -9,7 +9,7 @@ use crate::handoff::disk::Disk;
 use crate::handoff::plan::Selection;
 use crate::handoff::{auth, compose};
 use crate::lock_status::report::LockReport;
-use crate::sys::child::Cancel;
+use crate::sys::signals::Signals;
 use crate::target::Resolved;
 use crate::text::printable;
 use crate::verdict::Verdict;
@@ -87,7 +87,7 @@ pub(crate) struct DiskOnly {
 impl<'a> Readiness<'a> {
     pub(crate) fn gather(resolved: &Resolved, config: &'a ScrapeConfig, env: &Env) -> anyhow::Result<Readiness<'a>> {
         let disk = Disk::look(resolved, env)?;
-        let cancel = Cancel::on_signals().context("cannot catch signals")?;
+        let cancel = Signals::catch_requests_to_end().context("cannot catch signals")?;
         let mut checks = disk.checks();
         let compose = compose::look(env, &cancel, &mut checks);
         let auth = auth::look(env, &resolved.repo_root, &cancel, &mut checks);
@@ -95,7 +95,7 @@ impl<'a> Readiness<'a> {
         checks.extend(config.problems.iter().cloned().map(Check::Fail));
         checks.extend(config.notes.iter().cloned().map(Check::Note));
         let targets = archives::look(config, env, &cancel);
-        if cancel.is_cancelled() {
+        if cancel.is_caught() {
             bail!("interrupted");
         }
         let mut problems = check::problems(&checks);

@@ -6,35 +6,17 @@
 use crate::lock::table::LockKey;
 use crate::sys::file::{StatId, irregular, stat_id};
 use crate::sys::mounts::{self, MountedFile};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstatfs, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// File systems whose locks are all in this kernel's table: their `f_type` (statfs(2)). Any other counts
-/// as remote, which costs a closer look but never a wrong answer.
-const LOCAL_FILE_SYSTEMS: [i64; 20] = [
-    0xEF53,      // ext2, ext3, ext4
-    0x5846_5342, // xfs
-    0x9123_683E, // btrfs
-    0x0102_1994, // tmpfs
-    0x794C_7630, // overlayfs
-    0xF2F5_2010, // f2fs
-    0x2FC1_2FC1, // zfs
-    0xCA45_1A4E, // bcachefs
-    0x4D44,      // vfat
-    0x2011_BAB0, // exfat
-    0x7366_746E, // ntfs3
-    0x8584_58F6, // ramfs
-    0x5265_4973, // reiserfs
-    0x3153_464A, // jfs
-    0x482B,      // hfsplus
-    0x3434,      // nilfs2
-    0x9660,      // iso9660
-    0x7371_7368, // squashfs
-    0xE0F5_E1E2, // erofs
-    0xF15F,      // ecryptfs
+/// File systems whose locks are all in this kernel's table. Any other counts as remote, which costs a
+/// closer look but never a wrong answer.
+const LOCAL_FILE_SYSTEMS: [&str; 22] = [
+    "ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "f2fs", "zfs", "bcachefs", "vfat", "exfat", "ntfs3",
+    "ramfs", "reiserfs", "jfs", "hfsplus", "nilfs2", "iso9660", "squashfs", "erofs", "ecryptfs",
 ];
 
 /// The lock file, found but not opened: `O_PATH` needs no permission to read it, has no effect on it and
@@ -59,7 +41,7 @@ pub(crate) fn find(lock: &Path) -> io::Result<Option<LockFile>> {
     let stat_id = stat_id(&path_fd, "", AtFlags::EMPTY_PATH)?;
     let MountedFile { mount, inode } = mounts::find(&path_fd)?;
     let key = LockKey { major: mount.major, minor: mount.minor, inode: inode.unwrap_or(stat_id.2) };
-    let is_local = LOCAL_FILE_SYSTEMS.contains(&fstatfs(&path_fd)?.f_type);
+    let is_local = LOCAL_FILE_SYSTEMS.contains(&&mount.fs_type[..]);
     Ok(Some(LockFile { path_fd, key, is_local, irregular, stat_id }))
 }
 

@@ -63,7 +63,7 @@ pub(crate) fn judge(seen: &Observation) -> Judgement {
     let mut notes = Vec::new();
     notes.extend(claim_note(seen));
     notes.extend(kernel_note(seen));
-    if !seen.search.is_complete && seen.kernel == KernelLock::Held {
+    if !seen.sighting.search.is_complete && seen.sighting.lock == KernelLock::Held {
         notes.push("some processes cannot be inspected from here, so more may have it open".to_owned());
     }
     let next = next(seen, &state);
@@ -71,18 +71,18 @@ pub(crate) fn judge(seen: &Observation) -> Judgement {
 }
 
 fn state(seen: &Observation) -> LockState {
-    let free = match &seen.kernel {
+    let free = match &seen.sighting.lock {
         KernelLock::Held | KernelLock::HeldUnlinked => return LockState::Held,
         KernelLock::Unknown(why) => return LockState::Unknown(why.clone()),
         KernelLock::NoFile => LockState::FreeNoFile,
         KernelLock::NotHeld => LockState::FreeNotHeld,
     };
-    let has_file = seen.kernel != KernelLock::NoFile;
+    let has_file = seen.sighting.lock != KernelLock::NoFile;
     let writer = seen.claim.recorded().map(|recorded| (recorded.pid, &recorded.writer));
     if let Some((pid, Writer::Running(Descriptors::Unreadable(_) | Descriptors::NotLookedAt))) = writer {
         return LockState::Unknown(format!("pid {pid}, recorded as the holder, cannot be inspected"));
     }
-    if !has_file && !seen.search.is_complete && seen.claim.has_sidecar() {
+    if !has_file && !seen.sighting.search.is_complete && seen.claim.has_sidecar() {
         // Its lock file was deleted, and whoever cannot be inspected may hold it.
         return LockState::Unknown(
             "there is a sidecar but no lock file, and not every process can be inspected".into(),
@@ -97,14 +97,14 @@ fn state(seen: &Observation) -> LockState {
 }
 
 fn kernel_note(seen: &Observation) -> Option<String> {
-    let note = match (&seen.kernel, seen.via) {
+    let note = match (&seen.sighting.lock, seen.sighting.via) {
         (KernelLock::HeldUnlinked, _) => {
             return Some(format!(
                 "the lock file was deleted, replaced or moved aside; the old one is still held by pid {}",
                 pids(seen)
             ));
         }
-        (KernelLock::Held, _) if seen.is_fcntl_lock => {
+        (KernelLock::Held, _) if seen.sighting.is_fcntl_lock => {
             "this is an fcntl lock, as an NFS client's looks on its server; a scrape on this machine would not notice it"
         }
         (_, ObservedVia::Probe) => {
@@ -121,12 +121,12 @@ fn kernel_note(seen: &Observation) -> Option<String> {
 
 /// The holders' pids, separated by blanks.
 fn pids(seen: &Observation) -> String {
-    let pids: Vec<String> = seen.search.holders.iter().map(|holder| holder.pid.to_string()).collect();
+    let pids: Vec<String> = seen.sighting.search.holders.iter().map(|holder| holder.pid.to_string()).collect();
     pids.join(" ")
 }
 
 fn claim_note(seen: &Observation) -> Option<String> {
-    let is_held = matches!(seen.kernel, KernelLock::Held | KernelLock::HeldUnlinked);
+    let is_held = matches!(seen.sighting.lock, KernelLock::Held | KernelLock::HeldUnlinked);
     match &seen.claim {
         Claim::None if is_held => {
             Some("there is no sidecar: it may just be written, or a scrape that ended removed it".to_owned())
@@ -165,20 +165,19 @@ fn writer_note(recorded: &Recorded, is_held: bool) -> Option<String> {
 }
 
 fn next(seen: &Observation, state: &LockState) -> String {
-    match state {
-        LockState::FreeNoFile | LockState::FreeNotHeld => "a scrape can start".to_owned(),
-        LockState::Stale(_) => "a scrape can start; it replaces the stale sidecar".to_owned(),
-        LockState::Unknown(_) => {
-            "do not start a scrape; ask again as root, on the host that runs the scrapes".to_owned()
-        }
-        LockState::Held if seen.kernel == KernelLock::HeldUnlinked => {
-            "wait until that process ends; a scrape started now would run beside it".to_owned()
+    let next = match state {
+        LockState::FreeNoFile | LockState::FreeNotHeld => "a scrape can start",
+        LockState::Stale(_) => "a scrape can start; it replaces the stale sidecar",
+        LockState::Unknown(_) => "do not start a scrape; ask again as root, on the host that runs the scrapes",
+        LockState::Held if seen.sighting.lock == KernelLock::HeldUnlinked => {
+            "wait until that process ends; a scrape started now would run beside it"
         }
         LockState::Held if are_remains(seen) => {
-            format!("wait; or, if that scrape was killed and these are its remains: kill {}", pids(seen))
+            return format!("wait; or, if that scrape was killed and these are its remains: kill {}", pids(seen));
         }
-        LockState::Held => "wait until the scrape ends".to_owned(),
-    }
+        LockState::Held => "wait until the scrape ends",
+    };
+    next.to_owned()
 }
 
 /// Whether the holders are the remains of a scrape whose recorded process has ended. A new scrape has a
@@ -189,24 +188,27 @@ fn are_remains(seen: &Observation) -> bool {
         age.is_some_and(|age| age > SIDECAR_WRITTEN_AFTER)
     };
     seen.claim.recorded().and_then(|recorded| recorded.writer.is_running()) == Some(false)
-        && !seen.search.holders.is_empty()
-        && seen.search.holders.iter().all(is_settled)
+        && !seen.sighting.search.holders.is_empty()
+        && seen.sighting.search.holders.iter().all(is_settled)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::lock::holders::Search;
+    use crate::lock::kernel::Sighting;
     use crate::text::Foreign;
     use std::time::SystemTime;
 
     fn seen(kernel: KernelLock, claim: Claim) -> Observation {
         Observation {
-            kernel,
-            via: ObservedVia::ProcLocks,
-            is_fcntl_lock: false,
-            waiters: 0,
-            search: Search { holders: Vec::new(), is_complete: true },
+            sighting: Sighting {
+                lock: kernel,
+                search: Search { holders: Vec::new(), is_complete: true },
+                waiters: 0,
+                via: ObservedVia::ProcLocks,
+                is_fcntl_lock: false,
+            },
             claim,
             has_file: true,
             has_folder: true,
@@ -301,7 +303,7 @@ mod tests {
     fn without_a_lock_file_whoever_cannot_be_inspected_may_hold_it() {
         for claim in every_claim().into_iter().skip(2) {
             let mut seen = seen(KernelLock::NoFile, claim);
-            seen.search.is_complete = false;
+            seen.sighting.search.is_complete = false;
             assert!(matches!(judge(&seen).state, LockState::Unknown(_)), "{:?}", seen.claim);
         }
         for claim in [Claim::Unreadable("why".into()), recorded(Writer::Hidden)] {
@@ -312,12 +314,12 @@ mod tests {
     #[test]
     fn a_recorded_pid_that_runs_and_does_not_hold_the_lock_is_noted() {
         let mut seen = seen(KernelLock::Held, recorded(Writer::Running(Descriptors::NotLookedAt)));
-        seen.search.holders = vec![holder(12, 60)];
+        seen.sighting.search.holders = vec![holder(12, 60)];
         assert!(judge(&seen).notes[0].contains("pid 7, recorded as the holder, runs but does not hold"));
-        seen.search.holders = vec![holder(7, 60)];
+        seen.sighting.search.holders = vec![holder(7, 60)];
         assert_eq!(judge(&seen).notes, [""; 0]);
-        seen.search.holders = vec![holder(12, 60)];
-        seen.search.is_complete = false;
+        seen.sighting.search.holders = vec![holder(12, 60)];
+        seen.sighting.search.is_complete = false;
         assert!(!judge(&seen).notes[0].contains("does not hold"), "it may be one that cannot be inspected");
     }
 
@@ -329,10 +331,10 @@ mod tests {
     #[test]
     fn remains_of_a_killed_scrape_are_named_and_a_new_scrape_is_not() {
         let mut seen = seen(KernelLock::Held, recorded(Writer::Gone));
-        seen.search.holders = vec![holder(12, 60), holder(13, 60)];
+        seen.sighting.search.holders = vec![holder(12, 60), holder(13, 60)];
         let next = judge(&seen).next;
         assert!(next.ends_with("kill 12 13"), "{next}");
-        seen.search.holders.push(holder(14, 1));
+        seen.sighting.search.holders.push(holder(14, 1));
         assert_eq!(judge(&seen).next, "wait until the scrape ends");
     }
 

@@ -33,9 +33,8 @@ const MAX_READINGS: usize = 12;
 /// Maximum size read of the table: about a million locks.
 const TABLE_MAX_BYTES: usize = 64 << 20;
 
-/// After a shared lock was seen it is looked at again: it may be the probe of another status run.
-const SHARED_LOCK_INTERVAL: Duration = Duration::from_millis(50);
-const SHARED_LOCK_LOOKS: usize = 4;
+/// After a shared lock was seen it is looked at once more: it may be the probe of another status run.
+const SHARED_LOCK_RECHECK: Duration = Duration::from_millis(50);
 
 /// How often a lock that changes during a look is looked at afresh.
 const MAX_LOOKS: usize = 3;
@@ -70,16 +69,20 @@ pub(crate) enum ObservedVia {
 }
 
 /// The kernel's answer with its circumstances.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Sighting {
+    #[serde(skip)]
     pub(crate) lock: KernelLock,
-    pub(crate) via: ObservedVia,
-    /// Held by fcntl(2), which does not exclude a flock on this machine.
-    pub(crate) is_fcntl_lock: bool,
+    /// Who has it, when it is held.
+    #[serde(flatten)]
+    pub(crate) search: Search,
     /// Number of processes that wait for it.
     pub(crate) waiters: usize,
-    /// Who has it, when it is held.
-    pub(crate) search: Search,
+    #[serde(rename = "observed_via")]
+    pub(crate) via: ObservedVia,
+    /// Held by fcntl(2), which does not exclude a flock on this machine.
+    #[serde(skip)]
+    pub(crate) is_fcntl_lock: bool,
 }
 
 /// Looks at the lock.
@@ -105,7 +108,7 @@ pub(crate) fn look(lock: &Path) -> Sighting {
 fn look_at(file: &LockFile) -> Sighting {
     let table = read_until_sure(file.key);
     if let Ok(entries) = &table
-        && is_held(entries)
+        && entries.iter().any(|entry| entry.keeps_out_scrapes())
     {
         return Sighting {
             is_fcntl_lock: !entries.iter().any(|entry| entry.lock_type == LockType::Flock && !entry.is_waiter),
@@ -148,23 +151,16 @@ fn probe(file: &LockFile) -> io::Result<bool> {
     }
 }
 
-/// The entries about `key`, read until a lock in the table cannot have been missed and a probe's shared
-/// lock has had time to go.
+/// The entries about `key`, after a probe's shared lock has had time to go.
 fn read_until_sure(key: LockKey) -> io::Result<Vec<Entry>> {
-    let mut entries = read_until_found(key)?;
-    for _ in 1..SHARED_LOCK_LOOKS {
-        if is_held_exclusively(&entries) || !is_held(&entries) {
-            break;
-        }
-        #[expect(clippy::disallowed_methods, reason = "nothing tells when another process drops its lock")]
-        std::thread::sleep(SHARED_LOCK_INTERVAL);
-        let before = std::mem::replace(&mut entries, read_until_found(key)?);
-        let has_stayed = |entry: &Entry| !entry.is_waiter && before.contains(entry);
-        if entries.iter().any(has_stayed) {
-            break;
-        }
+    let entries = read_until_found(key)?;
+    let is_probe = |entry: &Entry| entry.is_waiter || (entry.lock_type == LockType::Flock && !entry.is_exclusive);
+    if entries.is_empty() || !entries.iter().all(is_probe) {
+        return Ok(entries);
     }
-    Ok(entries)
+    #[expect(clippy::disallowed_methods, reason = "nothing says when another process releases its lock")]
+    std::thread::sleep(SHARED_LOCK_RECHECK);
+    read_until_found(key)
 }
 
 /// The entries about `key` from the first reading that has any, or none after enough readings to believe
@@ -201,24 +197,6 @@ fn read_once(table: &File) -> io::Result<Vec<u8>> {
     }
 }
 
-/// A flock in either mode keeps a scrape out. So may an exclusive fcntl lock: on an NFS server that is what
-/// a client's flock looks like (flock(2)).
-fn is_held(entries: &[Entry]) -> bool {
-    entries.iter().any(|entry| !entry.is_waiter && counts(entry))
-}
-
-fn is_held_exclusively(entries: &[Entry]) -> bool {
-    entries.iter().any(|entry| !entry.is_waiter && counts(entry) && entry.is_exclusive)
-}
-
-fn counts(entry: &Entry) -> bool {
-    match entry.lock_type {
-        LockType::Flock => true,
-        LockType::Posix => entry.is_exclusive,
-        LockType::Other => false,
-    }
-}
-
 impl Sighting {
     fn new(lock: KernelLock, via: ObservedVia) -> Sighting {
         let nobody =
@@ -233,32 +211,5 @@ impl Sighting {
 
     fn unknown(why: impl Into<String>) -> Sighting {
         Sighting::new(KernelLock::Unknown(why.into()), ObservedVia::Nothing)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lock(lock_type: LockType, is_exclusive: bool, is_waiter: bool) -> Vec<Entry> {
-        vec![Entry { lock_type, is_exclusive, is_waiter, pid: 1, key: None }]
-    }
-
-    #[test]
-    fn flocks_and_exclusive_fcntl_locks_count_and_waiters_do_not() {
-        use LockType::{Flock, Other, Posix};
-        let cases = [
-            (Flock, true, true),
-            (Flock, false, true),
-            (Posix, true, true),
-            (Posix, false, false),
-            (Other, true, false),
-        ];
-        for (lock_type, is_exclusive, expected) in cases {
-            assert_eq!(is_held(&lock(lock_type, is_exclusive, false)), expected, "{lock_type:?} {is_exclusive}");
-            assert!(!is_held(&lock(lock_type, is_exclusive, true)), "{lock_type:?} waiting");
-        }
-        assert!(!is_held_exclusively(&lock(Flock, false, false)));
-        assert!(!is_held(&[]));
     }
 }

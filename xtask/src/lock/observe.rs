@@ -1,7 +1,7 @@
 //! Everything that can be seen of the lock, before it is judged.
 
 use crate::lock::holders::{Holder, Search};
-use crate::lock::kernel::{self, KernelLock, ObservedVia, Sighting};
+use crate::lock::kernel::{self, KernelLock, Sighting};
 use crate::lock::sidecar::{Claim, Descriptors, Recorded, Writer};
 use crate::lock::unlinked;
 use serde::{Serialize, Serializer};
@@ -14,14 +14,7 @@ pub(crate) struct Observation {
     #[serde(rename = "recorded", serialize_with = "recorded")]
     pub(crate) claim: Claim,
     #[serde(flatten)]
-    pub(crate) search: Search,
-    pub(crate) waiters: usize,
-    #[serde(rename = "observed_via")]
-    pub(crate) via: ObservedVia,
-    #[serde(skip)]
-    pub(crate) kernel: KernelLock,
-    #[serde(skip)]
-    pub(crate) is_fcntl_lock: bool,
+    pub(crate) sighting: Sighting,
     /// There is a file at the lock's path.
     #[serde(skip)]
     pub(crate) has_file: bool,
@@ -39,7 +32,7 @@ fn recorded<S: Serializer>(claim: &Claim, serializer: S) -> Result<S::Ok, S::Err
 impl Observation {
     /// Whether the recorded process runs and yet is certainly not one of the holders.
     pub(crate) fn denies(&self, recorded: &Recorded) -> bool {
-        let Search { holders, is_complete } = &self.search;
+        let Search { holders, is_complete } = &self.sighting.search;
         let is_holder = |holder: &Holder| u64::try_from(holder.pid) == Ok(recorded.pid);
         let has_others = *is_complete && !holders.is_empty() && !holders.iter().any(is_holder);
         recorded.writer.is_running() == Some(true) && has_others
@@ -61,11 +54,7 @@ pub(crate) fn observe(lock: &Path) -> Observation {
         has_folder: has_file || lock.parent().is_none_or(Path::is_dir),
         looked_at: SystemTime::now(),
         claim,
-        kernel: sighting.lock,
-        via: sighting.via,
-        is_fcntl_lock: sighting.is_fcntl_lock,
-        waiters: sighting.waiters,
-        search: sighting.search,
+        sighting,
     }
 }
 

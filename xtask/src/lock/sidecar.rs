@@ -74,19 +74,11 @@ pub(crate) enum Descriptors {
 /// The first value of each known key.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Sidecar {
-    pid: Option<RecordedPid>,
+    pid: Option<Foreign>,
     started: Option<Foreign>,
     cmd: Option<Foreign>,
     host: Option<Foreign>,
     boot_id: Option<Foreign>,
-}
-
-/// The value of `pid=`.
-#[derive(Debug, PartialEq, Eq)]
-enum RecordedPid {
-    /// A positive decimal. It may be larger than any real pid.
-    Usable(u64),
-    Unusable(Foreign),
 }
 
 impl Claim {
@@ -99,15 +91,9 @@ impl Claim {
             Err(cause @ ReadError::NotAFile(_)) => return Claim::NotASidecar(cause.to_string()),
             Err(cause) => return Claim::Unreadable(cause.to_string()),
         };
-        match sidecar.pid {
-            Some(RecordedPid::Usable(pid)) => {
-                let (writer, started_at) = (sidecar.writer(pid), sidecar.started_at());
-                let Sidecar { started, cmd, .. } = sidecar;
-                Claim::Recorded(Recorded { pid, started, started_at, cmd, writer })
-            }
-            Some(RecordedPid::Unusable(text)) => Claim::NoPid(Some(text)),
-            None => Claim::NoPid(None),
-        }
+        let Some(pid) = sidecar.pid.as_ref().and_then(usable_pid) else { return Claim::NoPid(sidecar.pid) };
+        let (writer, started_at) = (sidecar.writer(pid), sidecar.started_at());
+        Claim::Recorded(Recorded { pid, started: sidecar.started, started_at, cmd: sidecar.cmd, writer })
     }
 
     /// The sidecar's claim, when it names a process.
@@ -155,14 +141,15 @@ impl Sidecar {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             let Some(equals) = line.iter().position(|&byte| byte == b'=') else { continue };
             let value = Foreign(line[equals + 1..].to_vec());
-            match &line[..equals] {
-                b"pid" => _ = sidecar.pid.get_or_insert_with(|| RecordedPid::parse(value)),
-                b"started" => _ = sidecar.started.get_or_insert(value),
-                b"cmd" => _ = sidecar.cmd.get_or_insert(value),
-                b"host" => _ = sidecar.host.get_or_insert(value),
-                b"boot_id" => _ = sidecar.boot_id.get_or_insert(value),
-                _ => {}
-            }
+            let slot = match &line[..equals] {
+                b"pid" => &mut sidecar.pid,
+                b"started" => &mut sidecar.started,
+                b"cmd" => &mut sidecar.cmd,
+                b"host" => &mut sidecar.host,
+                b"boot_id" => &mut sidecar.boot_id,
+                _ => continue,
+            };
+            slot.get_or_insert(value);
         }
         sidecar
     }
@@ -207,17 +194,12 @@ impl Sidecar {
     }
 }
 
-impl RecordedPid {
-    fn parse(value: Foreign) -> RecordedPid {
-        let text = value.0.trim_ascii();
-        let is_decimal = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-        let number = std::str::from_utf8(text).ok().filter(|_| is_decimal);
-        // A decimal too large for an integer is a pid that no process has.
-        match number.map(|digits| digits.parse().unwrap_or(u64::MAX)) {
-            Some(pid) if pid > 0 => RecordedPid::Usable(pid),
-            _ => RecordedPid::Unusable(value),
-        }
-    }
+/// `pid=` as a positive decimal. It may be larger than any real pid.
+fn usable_pid(value: &Foreign) -> Option<u64> {
+    let digits = std::str::from_utf8(value.0.trim_ascii()).ok()?;
+    let is_decimal = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    // A decimal too large for an integer is a pid that no process has.
+    is_decimal.then(|| digits.parse().unwrap_or(u64::MAX)).filter(|&pid| pid > 0)
 }
 
 #[cfg(test)]
@@ -229,7 +211,7 @@ mod tests {
     #[test]
     fn the_runners_sidecar_is_read() {
         let sidecar = Sidecar::parse(b"pid=4242\nstarted=2026-06-04T01:02:03Z\ncmd=bash ./run.sh --target a=b\n");
-        assert_eq!(sidecar.pid, Some(RecordedPid::Usable(4242)));
+        assert_eq!(sidecar.pid, Some(Foreign(b"4242".into())));
         assert_eq!(sidecar.started_at(), Some(UNIX_EPOCH + Duration::from_secs(1_780_534_923)));
         assert_eq!(sidecar.cmd, Some(Foreign(b"bash ./run.sh --target a=b".into())));
         assert_eq!((sidecar.host(), sidecar.boot_id()), (None, None));
@@ -238,7 +220,7 @@ mod tests {
     #[test]
     fn first_line_of_a_key_counts_and_unknown_ones_do_not() {
         let sidecar = Sidecar::parse(b"colour=red\npid=1\r\npid=2\n=x\nnonsense\nhost=a\nhost=b");
-        assert_eq!(sidecar.pid, Some(RecordedPid::Usable(1)));
+        assert_eq!(sidecar.pid, Some(Foreign(b"1".into())));
         assert_eq!(sidecar.host, Some(Foreign(b"a".into())));
     }
 
@@ -253,10 +235,7 @@ mod tests {
 
     #[test]
     fn only_positive_decimals_are_usable_pids() {
-        let usable = |text: &str| match RecordedPid::parse(Foreign(text.into())) {
-            RecordedPid::Usable(pid) => Some(pid),
-            RecordedPid::Unusable(_) => None,
-        };
+        let usable = |text: &str| usable_pid(&Foreign(text.into()));
         for text in ["", "0", "00", "-1", "+1", "12x", "x", "1 2", "0x10", "1.5", "٣"] {
             assert_eq!(usable(text), None, "{text}");
         }

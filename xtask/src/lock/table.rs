@@ -42,6 +42,19 @@ pub(crate) struct Entry {
     pub(crate) key: Option<LockKey>,
 }
 
+impl Entry {
+    /// Whether it keeps a scrape out: a flock in either mode, or an exclusive fcntl lock, which is what an NFS
+    /// client's flock looks like on the server (flock(2)).
+    pub(crate) fn keeps_out_scrapes(&self) -> bool {
+        !self.is_waiter
+            && match self.lock_type {
+                LockType::Flock => true,
+                LockType::Posix => self.is_exclusive,
+                LockType::Other => false,
+            }
+    }
+}
+
 /// Parses a line `ID: [->] TYPE ADVISORY MODE PID MAJ:MIN:INO START END`, major and minor in hexadecimal.
 /// None for anything else.
 pub(crate) fn parse_line(line: &str) -> Option<Entry> {
@@ -112,6 +125,17 @@ mod tests {
     #[test]
     fn flock_holder_is_read() {
         assert_eq!(parse_line("1: FLOCK  ADVISORY  WRITE 1946 fe:00:10010645 0 EOF"), Some(flock(1946)));
+    }
+
+    #[test]
+    fn flocks_and_exclusive_fcntl_locks_keep_scrapes_out() {
+        let keeps_out = |line: &str| parse_line(line).unwrap().keeps_out_scrapes();
+        assert!(keeps_out("1: FLOCK  ADVISORY  WRITE 1 fe:00:1 0 EOF"));
+        assert!(keeps_out("1: FLOCK  ADVISORY  READ 1 fe:00:1 0 EOF"));
+        assert!(keeps_out("1: POSIX  ADVISORY  WRITE 1 fe:00:1 0 EOF"));
+        assert!(!keeps_out("1: POSIX  ADVISORY  READ 1 fe:00:1 0 EOF"));
+        assert!(!keeps_out("1: LEASE  ACTIVE  WRITE 1 fe:00:1 0 EOF"));
+        assert!(!keeps_out("1: -> FLOCK  ADVISORY  WRITE 1 fe:00:1 0 EOF"));
     }
 
     #[test]

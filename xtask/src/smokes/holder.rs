@@ -6,7 +6,8 @@
 use crate::smokes::case::{HeldPlan, HolderKind};
 use crate::smokes::leak::Marked;
 use crate::smokes::smoke::{Setup, programs};
-use crate::sys::child::{self, Cancel, Group, wait_for};
+use crate::sys::child::{self, Group, wait_for};
+use crate::sys::signals::Signals;
 use anyhow::{Context, bail};
 use std::io::{PipeReader, Read};
 use std::os::fd::AsFd;
@@ -86,12 +87,12 @@ impl LiveHolder {
         Ok(holder)
     }
 
-    fn read_ready(&mut self, cancel: &Cancel) -> anyhow::Result<u32> {
+    fn read_ready(&mut self, cancel: &Signals) -> anyhow::Result<u32> {
         let until = Instant::now() + READY_TIMEOUT;
         let mut line = Vec::new();
         while !line.ends_with(b"\n") {
             let mut byte = [0];
-            if !cancel.wait_for(self.output.as_fd(), until)? {
+            if !wait_for(&[self.output.as_fd(), cancel.as_fd()], Some(until))? || cancel.is_caught() {
                 bail!("it was not ready within {READY_TIMEOUT:?}");
             }
             if self.output.read(&mut byte)? == 0 {

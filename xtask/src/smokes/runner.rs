@@ -50,7 +50,7 @@ pub(crate) fn run(smoke: &Smoke, setup: &Setup) -> Outcome {
         Kind::Case(case, text) => run_case(smoke, case, text, setup),
         Kind::Script => script::run(smoke, setup),
     };
-    outcome.unwrap_or_else(|error| match setup.cancel.is_cancelled() {
+    outcome.unwrap_or_else(|error| match setup.cancel.is_caught() {
         true => Outcome::Cancelled,
         false => Outcome::Failed(vec![format!("it could not be run: {error:#}")]),
     })

@@ -3,7 +3,7 @@
 use crate::cli::Via;
 use crate::env::Env;
 use crate::smokes::case::Case;
-use crate::sys::child::Cancel;
+use crate::sys::signals::Signals;
 use std::path::{Path, PathBuf};
 
 pub(crate) struct Smoke {
@@ -47,7 +47,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) workspace: PathBuf,
     /// The checkout whose scripts are run.
     pub(crate) repo_root: PathBuf,
-    pub(crate) cancel: &'a Cancel,
+    pub(crate) cancel: &'a Signals,
     pub(crate) containers: Containers,
     pub(crate) on_failure: OnFailure,
 }

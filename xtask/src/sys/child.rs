@@ -18,25 +18,15 @@ use std::time::{Duration, Instant};
 /// Output beyond this is read and thrown away, for each pipe.
 const OUTPUT_MAX_BYTES: usize = 8 << 20;
 
-/// How long a group may take to end after SIGTERM.
-const TERM_GRACE: Duration = Duration::from_millis(300);
+/// How long a group may take to end after SIGTERM, and after SIGKILL.
+const END_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// How long the pipes of an ended child are still read: a child of its own may keep them open for ever.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Stands in for a timeout that no clock can hold.
-const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 86_400);
-
 /// How long a program may be open for writing. A child of another thread inherits such a descriptor and
 /// keeps it until its own exec (ETXTBSY, execve(2)).
 const TEXT_BUSY_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Tells everything that waits for children to stop waiting.
-pub(crate) enum Cancel {
-    Signals(Signals),
-    #[cfg(test)]
-    Pipe(io::PipeReader),
-}
 
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,34 +50,6 @@ pub(crate) struct Finished {
 pub(crate) struct Group {
     leader: Child,
     is_reaped: bool,
-}
-
-impl Cancel {
-    /// Cancels on Ctrl-C, SIGTERM and SIGHUP.
-    pub(crate) fn on_signals() -> io::Result<Cancel> {
-        Signals::catch(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]).map(Cancel::Signals)
-    }
-
-    /// Waits until `fd` can be read or is closed; false when the time is up or everything is to end.
-    pub(crate) fn wait_for(&self, fd: BorrowedFd, until: Instant) -> io::Result<bool> {
-        Ok(wait_for(&[fd, self.as_fd()], Some(until))? && !self.is_cancelled())
-    }
-
-    /// Whether everything is to end.
-    pub(crate) fn is_cancelled(&self) -> bool {
-        is_ready(self.as_fd()).is_ok_and(|ready| ready)
-    }
-}
-
-/// Readable once everything is to end.
-impl AsFd for Cancel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Cancel::Signals(signals) => signals.as_fd(),
-            #[cfg(test)]
-            Cancel::Pipe(reader) => reader.as_fd(),
-        }
-    }
 }
 
 /// A command with no input.
@@ -118,25 +80,58 @@ pub(crate) fn end_of(child: &Child) -> io::Result<OwnedFd> {
 
 /// An exit status in words: the code, or the signal that ended the process.
 pub(crate) fn status_text(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, signal) => format!("signal {}", signal.unwrap_or(0)),
+    match status.code() {
+        Some(code) => format!("exit code {code}"),
+        None => format!("signal {}", status.signal().unwrap_or(0)),
     }
 }
 
-/// Runs a command to its end. After `timeout`, or when cancelled, its whole group gets SIGTERM and, after
-/// [`TERM_GRACE`], SIGKILL.
-pub(crate) fn run(command: &mut Command, timeout: Duration, cancel: &Cancel) -> io::Result<Finished> {
+/// Runs a command to its end. After `timeout`, or when a signal of `cancel` is caught, its whole group gets
+/// SIGTERM and, if it does not end, SIGKILL.
+pub(crate) fn run(command: &mut Command, timeout: Duration, cancel: &Signals) -> io::Result<Finished> {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut group = Group::spawn(command)?;
     let stdout = group.leader.stdout.take().map(OwnedFd::from);
     let stderr = group.leader.stderr.take().map(OwnedFd::from);
     let mut pipes = [Pipe::new(stdout)?, Pipe::new(stderr)?];
-    let until = Instant::now().checked_add(timeout).unwrap_or_else(|| Instant::now() + TIMEOUT_MAX);
-    let forced = watch(&group, &mut pipes, until, cancel)?;
+    let forced = watch(&group, &mut pipes, Instant::now() + timeout, cancel)?;
     let status = group.end()?;
     let [stdout, stderr] = pipes.map(|pipe| pipe.output);
     Ok(Finished { end: forced.unwrap_or(End::Exited(status)), stdout, stderr })
+}
+
+/// Reads the pipes until the leader has ended. The result says why it was killed, if it was.
+fn watch(group: &Group, pipes: &mut [Pipe; 2], mut until: Instant, cancel: &Signals) -> io::Result<Option<End>> {
+    let exit = end_of(&group.leader)?;
+    let mut forced = None;
+    let mut signals = [Signal::SIGTERM, Signal::SIGKILL].into_iter();
+    while !is_ready(exit.as_fd())? {
+        let cancel_fd = if forced.is_none() { cancel.as_fd() } else { exit.as_fd() };
+        read_available(pipes, &[exit.as_fd(), cancel_fd], until)?;
+        if forced.is_none() && cancel.is_caught() {
+            forced = Some(End::Cancelled);
+            until = Instant::now();
+        }
+        if Instant::now() >= until {
+            let Some(signal) = signals.next() else { return Ok(forced) };
+            forced.get_or_insert(End::TimedOut);
+            // A group that is already empty is what was wanted.
+            _ = group.signal(Some(signal));
+            until = Instant::now() + END_TIMEOUT;
+        }
+    }
+    let until = Instant::now() + DRAIN_TIMEOUT;
+    while pipes.iter().any(|pipe| pipe.open.is_some()) && Instant::now() < until {
+        read_available(pipes, &[], until)?;
+    }
+    Ok(forced)
+}
+
+/// Waits for output, or for one of `others`, and reads what there is.
+fn read_available(pipes: &mut [Pipe; 2], others: &[BorrowedFd], until: Instant) -> io::Result<()> {
+    let open = pipes.iter().filter_map(|pipe| pipe.open.as_ref()).map(File::as_fd);
+    wait_for(&open.chain(others.iter().copied()).collect::<Vec<_>>(), Some(until))?;
+    pipes.iter_mut().try_for_each(Pipe::read_available)
 }
 
 impl Group {
@@ -172,8 +167,7 @@ impl Group {
         _ = self.signal(Some(Signal::SIGKILL));
     }
 
-    /// Signals the group, whose number stays taken until its leader is waited for and no member is
-    /// left (setpgid(2)).
+    /// Signals the group, whose number stays taken until its leader is waited for and no member is left (setpgid(2)).
     fn signal(&self, signal: Option<Signal>) -> nix::Result<()> {
         killpg(Pid::from_raw(self.leader.id() as i32), signal)
     }
@@ -196,9 +190,7 @@ struct Pipe {
 
 impl Pipe {
     fn new(end: Option<OwnedFd>) -> io::Result<Pipe> {
-        if let Some(end) = &end {
-            ioctl_fionbio(end, true)?;
-        }
+        end.iter().try_for_each(|end| ioctl_fionbio(end, true))?;
         Ok(Pipe { open: end.map(File::from), output: Vec::new() })
     }
 
@@ -220,64 +212,14 @@ impl Pipe {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Running,
-    Terminated,
-    Killed,
-    /// The leader has ended; its pipes may still hold output.
-    Draining,
-}
-
-/// Reads the pipes until the leader has ended. The result says why it was killed, if it was.
-fn watch(group: &Group, pipes: &mut [Pipe; 2], mut until: Instant, cancel: &Cancel) -> io::Result<Option<End>> {
-    let exit = end_of(&group.leader)?;
-    let mut phase = Phase::Running;
-    let mut forced = None;
-    loop {
-        let open = pipes.iter().filter_map(|pipe| pipe.open.as_ref()).map(File::as_fd);
-        let exit_fd = (phase != Phase::Draining).then_some(exit.as_fd());
-        let cancel_fd = forced.is_none().then_some(cancel.as_fd());
-        wait_for(&open.chain(exit_fd).chain(cancel_fd).collect::<Vec<_>>(), Some(until))?;
-        for pipe in pipes.iter_mut() {
-            pipe.read_available()?;
-        }
-        if phase != Phase::Draining && is_ready(exit.as_fd())? {
-            phase = Phase::Draining;
-            until = Instant::now() + DRAIN_TIMEOUT;
-        }
-        if phase == Phase::Draining && pipes.iter().all(|pipe| pipe.open.is_none()) {
-            return Ok(forced);
-        }
-        if forced.is_none() && cancel.is_cancelled() {
-            forced = Some(End::Cancelled);
-            until = Instant::now();
-        }
-        if Instant::now() < until {
-            continue;
-        }
-        until = Instant::now() + TERM_GRACE;
-        let (signal, next) = match phase {
-            Phase::Running => (Signal::SIGTERM, Phase::Terminated),
-            Phase::Terminated => (Signal::SIGKILL, Phase::Killed),
-            Phase::Killed | Phase::Draining => return Ok(forced),
-        };
-        forced.get_or_insert(End::TimedOut);
-        // A group that is already empty is what was wanted.
-        _ = group.signal(Some(signal));
-        phase = next;
-    }
-}
-
 /// Waits until one of `fds` can be read or is closed; false when the time is up first.
 pub(crate) fn wait_for(fds: &[BorrowedFd], until: Option<Instant>) -> io::Result<bool> {
     let mut fds: Vec<PollFd> = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
     loop {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         match poll(&mut fds, left.and_then(|left| left.try_into().ok()).as_ref()) {
-            Ok(ready) => return Ok(ready > 0),
             Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
+            ready => return Ok(ready? > 0),
         }
     }
 }
@@ -292,8 +234,8 @@ mod tests {
     use super::*;
 
     fn sh(script: &str, timeout_ms: u64) -> Finished {
-        let (reader, _writer) = io::pipe().unwrap();
-        run(command("sh").args(["-c", script]), Duration::from_millis(timeout_ms), &Cancel::Pipe(reader)).unwrap()
+        let never = Signals::catch(&[]).unwrap();
+        run(command("sh").args(["-c", script]), Duration::from_millis(timeout_ms), &never).unwrap()
     }
 
     #[test]
@@ -318,12 +260,11 @@ mod tests {
     }
 
     #[test]
-    fn cancelling_ends_a_child() {
-        let (reader, writer) = io::pipe().unwrap();
-        let cancel = Cancel::Pipe(reader);
-        assert!(!cancel.is_cancelled());
-        drop(writer);
-        assert!(cancel.is_cancelled());
+    fn a_caught_signal_ends_a_child() {
+        let cancel = Signals::catch(&[Signal::SIGWINCH]).unwrap();
+        assert!(!cancel.is_caught());
+        nix::sys::signal::raise(Signal::SIGWINCH).unwrap();
+        assert!(cancel.is_caught());
         let finished = run(command("sleep").arg("30"), Duration::from_secs(20), &cancel).unwrap();
         assert_eq!(finished.end, End::Cancelled);
     }

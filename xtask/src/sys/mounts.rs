@@ -17,6 +17,8 @@ pub(crate) struct Mount {
     pub(crate) point: PathBuf,
     /// What is mounted: a device's path, a server's, or just a name.
     pub(crate) source: OsString,
+    /// The type of the file system, such as `ext4`.
+    pub(crate) fs_type: String,
 }
 
 /// A file as the kernel's own tables name it.
@@ -46,12 +48,14 @@ fn mount(mountinfo: &str, id: u64) -> Option<Mount> {
     let mut fields = line.split(' ').skip(2);
     let (major, minor) = fields.next()?.split_once(':')?;
     let point = fields.nth(1)?;
-    let source = fields.skip_while(|&field| field != "-").nth(2).unwrap_or_default();
+    let mut fields = fields.skip_while(|&field| field != "-").skip(1);
+    let (fs_type, source) = (fields.next()?.to_owned(), fields.next().unwrap_or_default());
     Some(Mount {
         major: major.parse().ok()?,
         minor: minor.parse().ok()?,
         point: unescaped(point).into(),
         source: unescaped(source),
+        fs_type,
     })
 }
 
@@ -97,9 +101,9 @@ mod tests {
 
     #[test]
     fn mount_points_and_sources_are_as_the_user_knows_them() {
-        let names = |id| mount(MOUNTINFO, id).map(|mount| (mount.point, mount.source)).unwrap();
-        assert_eq!(names(27), (PathBuf::from("/"), OsString::from("/dev/vda")));
-        assert_eq!(names(270), (PathBuf::from("/mnt/with blank\\"), OsString::from("overlay")));
+        let names = |id| mount(MOUNTINFO, id).map(|mount| (mount.point, mount.source, mount.fs_type)).unwrap();
+        assert_eq!(names(27), (PathBuf::from("/"), OsString::from("/dev/vda"), "ext4".to_owned()));
+        assert_eq!(names(270), (PathBuf::from("/mnt/with blank\\"), OsString::from("overlay"), "overlay".to_owned()));
     }
 
     #[test]

@@ -36,7 +36,17 @@ impl Signals {
         Ok(Signals { wake, _writer: writer, caught })
     }
 
-    /// The signals caught since the last call, of which there must be one: [`AsFd`] is readable.
+    /// Catches the signals that ask a program to end.
+    pub(crate) fn catch_requests_to_end() -> io::Result<Signals> {
+        Signals::catch(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])
+    }
+
+    /// Whether a signal was caught and not yet taken.
+    pub(crate) fn is_caught(&self) -> bool {
+        self.caught.iter().any(|(_, is_caught)| is_caught.load(Ordering::SeqCst))
+    }
+
+    /// The signals caught since the last call. Only to be called when [`AsFd`] is readable: it would block.
     pub(crate) fn take(&mut self) -> io::Result<Vec<Signal>> {
         _ = self.wake.read(&mut [0; 64])?;
         let taken = self.caught.iter().filter(|(_, is_caught)| is_caught.swap(false, Ordering::SeqCst));
@@ -44,6 +54,7 @@ impl Signals {
     }
 }
 
+/// Readable while a caught signal is not taken.
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()

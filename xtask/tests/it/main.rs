@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests drive programs as users do, in folders of their own")]
 
 mod acquiring;
+mod checkouts;
 mod mutants;
 mod places;
 mod sandbox;
@@ -69,6 +70,8 @@ fn tests() -> Vec<Test> {
         ("waiting_ends_when_the_holder_does", flock, acquiring::waiting),
         ("lock_run_waits_its_turn", flock, acquiring::lock_run_waits),
         ("a_lock_that_cannot_be_taken", other_user, acquiring::cannot_be_taken),
+        ("each_checkout_answers_for_itself", none, checkouts::each_answers_for_itself),
+        ("lock_run_hands_on_the_callers_environment", none, checkouts::lock_run_hands_on_the_callers_environment),
         ("every_mutant_is_caught", flock, mutants::every_mutant_is_caught),
         ("the_callers_environment_does_not_leak", flock, mutants::the_callers_environment_does_not_leak),
         ("the_wrapped_program_passes", flock, mutants::the_wrapped_program_passes),
