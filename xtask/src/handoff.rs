@@ -18,23 +18,20 @@ use crate::output;
 use crate::target::Resolved;
 use crate::verdict::Verdict;
 use plan::Selection;
-use report::{Conclusion, DiskOnly, Handoff, Readiness};
-use text::DiskSummary;
+use report::{Conclusion, Handoff, Readiness, Summary};
+use serde::Serialize;
 
 impl cli::Handoff {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
         let resolved = Resolved::new(self.config.path.as_deref(), env)?;
         let config = ScrapeConfig::new(&resolved.source, resolved.archive_root.as_ref());
-        let selection = Selection::new(self.target.as_deref(), &self.channels, &config)?;
+        let selection = Selection::new(&self, &config)?;
         let ready = Readiness::gather(&resolved, &config, env)?;
         selection.check_seeded(&ready.targets)?;
         // Last, so that it is as fresh as possible.
         let handoff = Handoff::new(ready, selection, LockReport::gather(&resolved));
-        let disk_summary = if self.skip_df { DiskSummary::Hidden } else { DiskSummary::Shown };
-        output::print(&match self.format.kind {
-            Format::Text => text::handoff(&handoff, disk_summary, output::paint(env)),
-            Format::Json => output::json(&handoff)?,
-        })?;
+        let disk_table = (!self.skip_df).then(|| handoff.ready.summary.disk.table());
+        print(self.format.kind, text::handoff(&handoff, disk_table, output::paint(env)), &handoff)?;
         Ok(match handoff.conclusion {
             Conclusion::Held if self.require_free => Verdict::No,
             Conclusion::Complete | Conclusion::Held => Verdict::Yes,
@@ -48,22 +45,22 @@ impl cli::VerifyReady {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
         let resolved = Resolved::new(self.config.path.as_deref(), env)?;
         let config = ScrapeConfig::new(&resolved.source, resolved.archive_root.as_ref());
-        let (report, is_ready) = if self.disk_only {
-            let disk_only = DiskOnly::gather(&resolved, &config, env)?;
-            let report = match self.format.kind {
-                Format::Text => text::disk_only(&disk_only),
-                Format::Json => output::json(&disk_only)?,
-            };
-            (report, disk_only.ready)
+        let is_ready = if self.disk_only {
+            let summary = Summary::disk_only(&resolved, &config, env)?;
+            print(self.format.kind, text::disk_only(&summary), &summary)?;
+            summary.ready
         } else {
             let ready = Readiness::gather(&resolved, &config, env)?;
-            let report = match self.format.kind {
-                Format::Text => text::readiness(&ready) + &text::conclusion(&ready),
-                Format::Json => output::json(&ready)?,
-            };
-            (report, ready.ready)
+            print(self.format.kind, text::readiness(&ready) + &text::conclusion(&ready.summary), &ready)?;
+            ready.summary.ready
         };
-        output::print(&report)?;
         Ok(if is_ready { Verdict::Yes } else { Verdict::No })
     }
+}
+
+fn print(format: Format, text: String, report: &impl Serialize) -> anyhow::Result<()> {
+    output::print(&match format {
+        Format::Text => text,
+        Format::Json => output::json(report)?,
+    })
 }

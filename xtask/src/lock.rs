@@ -3,11 +3,11 @@
 
 mod file;
 pub(crate) mod guard;
-pub(crate) mod holders;
 pub(crate) mod judge;
-pub(crate) mod kernel;
+mod kernel;
 pub(crate) mod observe;
 pub(crate) mod path;
 pub(crate) mod sidecar;
 mod table;
-mod unlinked;
+pub(crate) mod walk;
+mod wanted;

@@ -13,7 +13,7 @@ use crate::sys::signals::Signals;
 use crate::target::Resolved;
 use crate::text::{Foreign, path, printable};
 use crate::verdict::Verdict;
-use crate::wait::Waiting;
+use crate::wait::{LOOK_INTERVAL, Waiting};
 use anyhow::{Context, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -29,16 +29,17 @@ const FORWARDED: [Signal; 6] =
 
 impl cli::LockRun {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
+        // From here on a signal ends the wait or the command, not this process: the sidecar is removed in any case.
+        let others = [Signal::SIGCHLD, Signal::SIGXFSZ];
+        let mut signals = Signals::catch(&[&FORWARDED[..], &others].concat()).context("cannot catch signals")?;
         if env.skip_scrape_lock {
-            return run_command(&self.command, catch_signals()?);
+            return run_command(&self.command, signals);
         }
         let resolved = Resolved::new(self.config.path.as_deref(), env)?;
-        let Some(guard) = take(&resolved, self.wait, env)? else {
-            output::complain(&format!("ERROR: {}\n", refusal(&LockReport::gather(&resolved))));
-            return Ok(Verdict::Code(self.conflict_exit_code));
+        let guard = match self.take(&resolved, &mut signals, env)? {
+            Ok(guard) => guard,
+            Err(verdict) => return Ok(verdict),
         };
-        // From here on a signal ends the command, not this process: the sidecar is removed in any case.
-        let signals = catch_signals()?;
         let words: Vec<_> = self.command.iter().map(|word| word.to_string_lossy()).collect();
         guard.record(&printable(words.join(" ").as_bytes())).map_err(|why| anyhow!("{why}\nhint: nothing was run"))?;
         let shared = guard.share().context("cannot share the lock's descriptor");
@@ -48,21 +49,35 @@ impl cli::LockRun {
         }
         ended
     }
-}
 
-/// Takes the lock, perhaps after a while; None when it stays held.
-fn take(resolved: &Resolved, wait: Option<cli::Wait>, env: &Env) -> anyhow::Result<Option<Guard>> {
-    let waiting = wait.map(|wait| Waiting::new(wait, env));
-    loop {
-        match Guard::acquire(&resolved.lock) {
-            Ok(guard) => return Ok(Some(guard)),
-            Err(Refusal::Failed(why)) => bail!("{why}\nhint: nothing was run and nothing is locked"),
-            Err(Refusal::Held) => {}
-        }
-        let Some(waiting) = &waiting else { return Ok(None) };
-        let report = LockReport::gather(resolved);
-        if !waiting.goes_on(&report.seen.sighting.search.holders, &waiting_for(&report))? {
-            return Ok(None);
+    /// Takes the lock, perhaps after a while; or gives the answer when it stays held or a signal ends the wait.
+    fn take(&self, resolved: &Resolved, signals: &mut Signals, env: &Env) -> anyhow::Result<Result<Guard, Verdict>> {
+        let mut waiting = self.wait.map(|wait| Waiting::new(wait, env));
+        let mut line = None;
+        loop {
+            match Guard::acquire(&resolved.lock) {
+                Ok(guard) => return Ok(Ok(guard)),
+                Err(Refusal::Failed(why)) => bail!("{why}\nhint: nothing was run and nothing is locked"),
+                Err(Refusal::Held) => {}
+            }
+            if let Some(waiting) = &mut waiting {
+                let line = line.get_or_insert_with(|| {
+                    let report = LockReport::gather(resolved);
+                    waiting.watch(&report.seen.walk.holders);
+                    waiting_for(&report)
+                });
+                let goes_on = waiting.goes_on(LOOK_INTERVAL, Some(signals.as_fd()), line)?;
+                let caught = if signals.is_caught() { signals.take()? } else { Vec::new() };
+                if let Some(signal) = caught.into_iter().find(|signal| FORWARDED.contains(signal)) {
+                    return Ok(Err(Verdict::Code(128 + signal as u8)));
+                }
+                if goes_on {
+                    continue;
+                }
+            }
+            drop(waiting);
+            output::complain(&format!("ERROR: {}\n", refusal(&LockReport::gather(resolved))));
+            return Ok(Err(Verdict::Code(self.conflict_exit_code)));
         }
     }
 }
@@ -70,7 +85,7 @@ fn take(resolved: &Resolved, wait: Option<cli::Wait>, env: &Env) -> anyhow::Resu
 /// The host runner's words.
 fn refusal(report: &LockReport) -> String {
     let or_unknown = |text: &Option<Foreign>| text.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
-    let holder = match (report.seen.claim.recorded(), report.seen.sighting.search.holders.first()) {
+    let holder = match (report.seen.claim.recorded(), report.seen.walk.holders.first()) {
         (Some(recorded), _) => {
             let running = if recorded.writer.is_running() == Some(false) { "not running" } else { "running" };
             let (started, cmd) = (or_unknown(&recorded.started), or_unknown(&recorded.cmd));
@@ -82,10 +97,6 @@ fn refusal(report: &LockReport) -> String {
     format!("Another scrape is already running (lock: {}). Holder pid {holder}", path(&report.lock))
 }
 
-fn catch_signals() -> anyhow::Result<Signals> {
-    Signals::catch(&FORWARDED).context("cannot catch signals")
-}
-
 /// Runs the command to its end, forwards signals to it, and gives its exit code.
 fn run_command(words: &[OsString], mut signals: Signals) -> anyhow::Result<Verdict> {
     let (program, arguments) = words.split_first().context("there is no command to run")?;
@@ -93,14 +104,19 @@ fn run_command(words: &[OsString], mut signals: Signals) -> anyhow::Result<Verdi
     command.args(arguments).env_clear().envs(env::for_command()).stdin(Stdio::inherit());
     let mut child = child::spawn(&mut command)
         .map_err(|error| anyhow!("cannot run `{}`: {}", path(Path::new(program)), plain(&error)))?;
-    let end = child::end_of(&child).context("cannot watch the command")?;
-    while !child::is_ready(end.as_fd())? {
-        child::wait_for(&[end.as_fd(), signals.as_fd()], None).context("cannot wait for the command")?;
-        if child::is_ready(signals.as_fd())? {
+    // Whatever fails from here on, the command is waited for. SIGCHLD, or else the descriptor, says when.
+    let end = child::end_of(&child).ok();
+    while let Ok(None) = child.try_wait() {
+        let fds: Vec<_> = end.iter().map(AsFd::as_fd).chain([signals.as_fd()]).collect();
+        let caught = match child::wait_for(&fds, None) {
+            Ok(_) if signals.is_caught() => signals.take(),
+            Ok(_) => continue,
+            Err(error) => Err(error),
+        };
+        let Ok(caught) = caught else { break };
+        for signal in caught.into_iter().filter(|signal| FORWARDED.contains(signal) && !is_from_keyboard(*signal)) {
             // The command is not waited for yet, so the pid is its own.
-            signals.take()?.into_iter().filter(|&signal| !is_from_keyboard(signal)).for_each(|signal| {
-                _ = kill(Pid::from_raw(child.id() as i32), signal);
-            });
+            _ = kill(Pid::from_raw(child.id() as i32), signal);
         }
     }
     Ok(Verdict::Code(code(child.wait().context("cannot wait for the command")?)))

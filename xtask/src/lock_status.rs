@@ -7,6 +7,7 @@ pub(crate) mod text;
 use crate::cli::{self, Format};
 use crate::env::Env;
 use crate::lock::judge::LockState;
+use crate::lock::observe::is_still_held;
 use crate::output;
 use crate::target::Resolved;
 use crate::verdict::Verdict;
@@ -18,11 +19,15 @@ impl cli::LockStatus {
         let resolved = Resolved::new(self.config.path.as_deref(), env)?;
         let mut report = LockReport::gather(&resolved);
         if let Some(wait) = self.wait {
-            let waiting = Waiting::new(wait, env);
+            let mut waiting = Waiting::new(wait, env);
+            waiting.watch(&report.seen.walk.holders);
             while report.judgement.state == LockState::Held
-                && waiting.goes_on(&report.seen.sighting.search.holders, &text::waiting_for(&report))?
+                && waiting.goes_on(report.look_interval(), None, &text::waiting_for(&report))?
             {
-                report = LockReport::gather(&resolved);
+                if !is_still_held(&resolved.lock) {
+                    report = LockReport::gather(&resolved);
+                    waiting.watch(&report.seen.walk.holders);
+                }
             }
         }
         let paint = output::paint(env);

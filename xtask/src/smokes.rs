@@ -9,7 +9,6 @@ mod leak;
 mod names;
 mod report;
 mod runner;
-mod script;
 mod smoke;
 mod stage;
 
@@ -22,27 +21,28 @@ use crate::text::path;
 use crate::verdict::Verdict;
 use anyhow::{Context, bail};
 use report::{Event, Reporter};
-use smoke::{Containers, Kind, OnFailure, Outcome, Setup, Smoke};
-use std::collections::VecDeque;
+use smoke::{Kind, Outcome, Setup, Smoke};
+use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
 use std::time::Instant;
 
 impl cli::Smokes {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
         let workspace = workspace(env);
-        let found = discover::discover(&smoke::cases(&workspace), &workspace.join("scripts/tests"))?;
+        let cases = workspace.join("fixtures/smokes");
+        let found = discover::discover(&cases, &workspace.join("scripts/tests"))?;
         let mut smokes = discover::chosen(found, &self.filters)?;
         if self.bin.is_some() {
             // Scripts run another program.
             smokes.retain(|smoke| matches!(smoke.kind, Kind::Case(..)));
         }
-        let containers = if self.include_container { Containers::Included } else { Containers::Skipped };
         if self.list {
-            output::print(&list(&smokes, self.format, env, containers)?)?;
+            output::print(&list(&smokes, env, &self)?)?;
             return Ok(Verdict::Yes);
         }
         if self.bless && env.ci {
@@ -52,25 +52,17 @@ impl cli::Smokes {
         // Without it no smoke can run, which is nobody's failure.
         drop(tempfile::tempdir().context("cannot create folders for the stages: does TMPDIR name a folder?")?);
         let cancel = Signals::catch_requests_to_end().context("cannot catch signals")?;
-        let mut reporter = Reporter::new(env, workspace.clone(), smokes.len());
         let setup = Setup {
+            options: &self,
+            env,
             bin: self.bin.as_ref().map_or_else(|| Ok(own.clone()), |bin| program_under_test(bin, env))?,
             own,
-            via: self.via,
-            env,
-            workspace,
+            programs: cases.join("programs"),
             repo_root: repo_root(env),
             cancel: &cancel,
-            containers,
-            on_failure: match (self.bless, self.keep) {
-                (true, _) => OnFailure::Bless,
-                (false, true) => OnFailure::KeepStage,
-                (false, false) => OnFailure::RemoveStage,
-            },
         };
-        let processors = || std::thread::available_parallelism().map_or(1, |number| number.get());
-        let run = Run { setup, is_over: AtomicBool::new(false), fail_fast: self.fail_fast };
-        run.all(&smokes, self.jobs.map_or_else(processors, |jobs| jobs.0), &mut reporter)?;
+        let mut reporter = Reporter::new(env, &workspace, smokes.len());
+        run_all(&smokes, &setup, &mut reporter)?;
         if cancel.is_caught() {
             bail!("interrupted; the holders were ended and the stages removed");
         }
@@ -87,73 +79,54 @@ fn program_under_test(bin: &Path, env: &Env) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn list(smokes: &[Smoke], format: Format, env: &Env, containers: Containers) -> anyhow::Result<String> {
+fn list(smokes: &[Smoke], env: &Env, options: &cli::Smokes) -> anyhow::Result<String> {
     #[derive(serde::Serialize)]
     struct Listed<'a> {
         name: &'a str,
         file: &'a Path,
         skip: Option<String>,
     }
-    match format {
-        Format::Text => Ok(smokes.iter().map(|smoke| format!("{}\n", smoke.name)).collect()),
-        Format::Json => {
-            let listed = smokes.iter().map(|smoke| Listed {
-                name: &smoke.name,
-                file: &smoke.file,
-                skip: runner::reason_to_skip(smoke, env, containers),
-            });
-            output::json(&listed.collect::<Vec<_>>())
-        }
+    if options.format == Format::Text {
+        return Ok(smokes.iter().map(|smoke| format!("{}\n", smoke.name)).collect());
     }
+    let listed = smokes.iter().map(|smoke| Listed {
+        name: &smoke.name,
+        file: &smoke.file,
+        skip: runner::reason_to_skip(smoke, env, options),
+    });
+    output::json(&listed.collect::<Vec<_>>())
 }
 
-struct Run<'a> {
-    setup: Setup<'a>,
-    is_over: AtomicBool,
-    fail_fast: bool,
-}
-
-impl Run<'_> {
-    /// Runs several cases at once, and beside them the scripts one by one: those expect to be alone.
-    fn all(&self, smokes: &[Smoke], jobs: usize, reporter: &mut Reporter) -> anyhow::Result<()> {
-        let (scripts, cases): (VecDeque<&Smoke>, VecDeque<&Smoke>) =
-            smokes.iter().partition(|smoke| matches!(smoke.kind, Kind::Script));
-        let queues = [Mutex::new(scripts), Mutex::new(cases)];
-        let script_turn = Mutex::new(());
-        let (events, happened) = mpsc::channel();
-        std::thread::scope(|scope| {
-            for _ in 0..jobs.min(smokes.len()) {
-                let events = events.clone();
-                let (queues, script_turn) = (&queues, &script_turn);
-                scope.spawn(move || {
-                    // The first to come takes the scripts, which take longest.
-                    let turn = script_turn.try_lock();
-                    for queue in &queues[usize::from(turn.is_err())..] {
-                        while let Some(smoke) = self.next(queue) {
-                            _ = events.send(Event::Started(&smoke.name));
-                            _ = events.send(self.one(smoke));
-                        }
-                    }
-                });
-            }
-            drop(events);
-            happened.into_iter().try_for_each(|event| reporter.report(event))
-        })
-    }
-
-    fn next<'s>(&self, queue: &Mutex<VecDeque<&'s Smoke>>) -> Option<&'s Smoke> {
-        let is_over = self.setup.cancel.is_caught() || self.is_over.load(Ordering::Relaxed);
-        queue.lock().ok().filter(|_| !is_over).and_then(|mut queue| queue.pop_front())
-    }
-
-    fn one<'s>(&self, smoke: &'s Smoke) -> Event<'s> {
-        let started = Instant::now();
-        // A panic drops the case's stage and holder on its way, so they are gone.
-        let outcome = catch_unwind(AssertUnwindSafe(|| runner::run(smoke, &self.setup)))
-            .unwrap_or_else(|_| Outcome::Failed(vec!["the runner itself panicked; see above".to_owned()]));
-        if self.fail_fast && matches!(outcome, Outcome::Failed(_)) {
-            self.is_over.store(true, Ordering::Relaxed);
+/// Runs several cases at once, and beside them the scripts one by one: those expect to be alone.
+fn run_all<'s>(smokes: &'s [Smoke], setup: &Setup, reporter: &mut Reporter<'s>) -> anyhow::Result<()> {
+    let (scripts, cases): (Vec<&Smoke>, Vec<&Smoke>) =
+        smokes.iter().partition(|smoke| matches!(smoke.kind, Kind::Script));
+    let cases = Mutex::new(cases.into_iter());
+    let has_failed = AtomicBool::new(false);
+    let is_over = || setup.cancel.is_caught() || (setup.options.fail_fast && has_failed.load(Ordering::Relaxed));
+    let (events, happened) = mpsc::channel();
+    let work = |scripts: &[&'s Smoke], events: Sender<Event<'s>>| {
+        let cases = iter::from_fn(|| cases.lock().ok()?.next());
+        for smoke in scripts.iter().copied().chain(cases).take_while(|_| !is_over()) {
+            _ = events.send(Event::Started(smoke));
+            let started = Instant::now();
+            // A panic drops the case's stage and holder on its way, so they are gone.
+            let outcome = catch_unwind(AssertUnwindSafe(|| runner::run(smoke, setup)))
+                .unwrap_or_else(|_| Outcome::Failed(vec!["the runner itself panicked; see above".to_owned()]));
+            has_failed.fetch_or(matches!(outcome, Outcome::Failed(_)), Ordering::Relaxed);
+            _ = events.send(Event::Ended(smoke, outcome, started.elapsed()));
         }
-        Event::Ended { smoke, outcome, took: started.elapsed() }
-    }
+    };
+    let processors = || thread::available_parallelism().map_or(1, |number| number.get());
+    let jobs = setup.options.jobs.map_or_else(processors, |jobs| jobs.0);
+    thread::scope(|scope| {
+        for job in 0..jobs.min(smokes.len()) {
+            // The scripts come first, as they take longest.
+            let (scripts, events) = (if job == 0 { &scripts[..] } else { &[] }, events.clone());
+            let work = &work;
+            scope.spawn(move || work(scripts, events));
+        }
+        drop(events);
+        happened.into_iter().try_for_each(|event| reporter.report(event))
+    })
 }

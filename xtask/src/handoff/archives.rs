@@ -8,21 +8,22 @@ use crate::sys::signals::Signals;
 use crate::text::{path, printable};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
 use serde::Serialize;
+use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 /// Maximum size read of a channel map; one of 100,000 channels takes about 10 MB.
 const MAP_MAX_BYTES: u64 = 64 << 20;
 
-/// The scraper's own folders, ignored at any depth.
-const IGNORED_FOLDERS: [&[u8]; 2] = [b".dce-meta", b".dce-temp"];
+/// Ignored at any depth: the scraper's own folders, and the two names that every folder lists.
+const IGNORED_FOLDERS: [&[u8]; 4] = [b".", b"..", b".dce-meta", b".dce-temp"];
 
 /// Maximum number of unreadable folders named for one archive.
 const MAX_FAULTS_SHOWN: usize = 5;
@@ -41,23 +42,17 @@ pub(crate) struct Row<'a> {
     pub(crate) seeded: Option<usize>,
     pub(crate) map: Option<usize>,
     pub(crate) status: &'static str,
+    /// What keeps the target from being scraped.
+    #[serde(skip)]
+    pub(crate) problems: Vec<String>,
     #[serde(skip)]
     pub(crate) target: &'a Target,
     #[serde(skip)]
-    pub(crate) found: Found,
-}
-
-pub(crate) enum Found {
-    /// The target is disabled.
-    Disabled,
-    /// The config names no folder, which is one of its own problems.
-    NoOutputDir,
-    Missing,
-    Archive(Archive),
+    pub(crate) archive: Option<Archive>,
 }
 
 /// What an archive contains.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
 pub(crate) struct Archive {
     /// Number of regular files `*.json`.
     json: usize,
@@ -76,160 +71,117 @@ struct Progress {
     folder: Mutex<PathBuf>,
 }
 
-/// Looks at every target's archive, in the config's order, and shows the progress on a terminal.
+/// Looks at every target's archive, several at once, and shows the progress on a terminal. The rows are
+/// in the config's order.
 pub(crate) fn look<'a>(config: &'a ScrapeConfig, env: &Env, cancel: &Signals) -> Vec<Row<'a>> {
     let progress = &Progress::default();
-    let (done, is_done) = mpsc::channel::<()>();
+    let mut rows: Vec<Option<Row>> = config.targets.iter().map(|_| None).collect();
+    let work = Mutex::new(config.targets.iter().zip(&mut rows));
+    let next = || work.lock().ok()?.next();
+    let workers = std::thread::available_parallelism().map_or(1, |number| number.get()).min(config.targets.len());
+    // Closed when the last worker ends.
+    let (working, ended) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
-        if output::is_watched(env) {
+        for working in vec![working; workers] {
             scope.spawn(move || {
-                let mut wait = PROGRESS_AFTER;
-                while is_done.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-                    output::show_progress(Some(&progress.text()));
-                    wait = PROGRESS_INTERVAL;
+                while let Some((target, row)) = next() {
+                    *row = Some(Row::look(target, progress, cancel));
                 }
-                if wait == PROGRESS_INTERVAL {
-                    output::show_progress(None);
-                }
+                drop(working);
             });
         }
-        let rows = walk_all(config, progress, cancel);
-        drop(done);
-        rows
-    })
-}
-
-/// Walks several archives at once.
-fn walk_all<'a>(config: &'a ScrapeConfig, progress: &Progress, cancel: &Signals) -> Vec<Row<'a>> {
-    let next = AtomicUsize::new(0);
-    let workers = std::thread::available_parallelism().map_or(1, |number| number.get()).min(config.targets.len());
-    let rows = Mutex::new(BTreeMap::new());
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let index = next.fetch_add(1, Ordering::Relaxed)
-                    && let Some(target) = config.targets.get(index)
-                {
-                    let row = Row::new(target, Found::look(target, progress, cancel));
-                    rows.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(index, row);
-                }
-            });
+        if output::is_watched(env) {
+            show(progress, &ended);
         }
     });
-    rows.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).into_values().collect()
+    rows.into_iter().flatten().collect()
 }
 
-impl Progress {
-    /// The number of entries seen, and where a walk is.
-    fn text(&self) -> String {
-        let folder = self.folder.lock().map(|folder| path(&folder)).unwrap_or_default();
-        format!("{} entries, in {folder}", self.entries.load(Ordering::Relaxed))
+/// Shows the progress until the work has ended.
+fn show(progress: &Progress, ended: &Receiver<()>) {
+    let mut wait = PROGRESS_AFTER;
+    while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+        let folder = progress.folder.lock().map(|folder| path(&folder)).unwrap_or_default();
+        let entries = progress.entries.load(Ordering::Relaxed);
+        output::show_progress(Some(&format!("{entries} entries, in {folder}")));
+        wait = PROGRESS_INTERVAL;
     }
-}
-
-impl Found {
-    fn look(target: &Target, progress: &Progress, cancel: &Signals) -> Found {
-        let Some(folder) = &target.output_dir else { return Found::NoOutputDir };
-        if !target.is_enabled {
-            return Found::Disabled;
-        }
-        match open_folder(&folder.path, OFlags::empty()) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                Found::Missing
-            }
-            opened => Found::Archive(Archive::walk(&folder.path, opened, progress, cancel)),
-        }
-    }
-
-    fn status(&self) -> &'static str {
-        match self {
-            Found::Disabled => "disabled",
-            Found::NoOutputDir => "no output_dir",
-            Found::Missing => "missing output_dir",
-            Found::Archive(archive) if !archive.faults.is_empty() => "cannot be read",
-            Found::Archive(archive) if archive.json == 0 => "no json archives",
-            Found::Archive(archive) if archive.ids.is_empty() => "no seeded channel ids",
-            Found::Archive(archive) if archive.map == 0 => "ok (map will bootstrap on first run)",
-            Found::Archive(_) => "ok",
-        }
+    if wait == PROGRESS_INTERVAL {
+        output::show_progress(None);
     }
 }
 
 impl<'a> Row<'a> {
-    fn new(target: &'a Target, found: Found) -> Row<'a> {
-        let archive = if let Found::Archive(archive) = &found { Some(archive) } else { None };
+    fn look(target: &'a Target, progress: &Progress, cancel: &Signals) -> Row<'a> {
+        let folder = target.output_dir.as_ref().map(|folder| folder.path.as_path());
+        let archive = folder.filter(|_| target.is_enabled).and_then(|root| Archive::walk(root, progress, cancel));
+        let (status, is_problem) = match &archive {
+            // The config's own problem.
+            None if folder.is_none() => ("no output_dir", false),
+            None if !target.is_enabled => ("disabled", false),
+            None => ("missing output_dir", true),
+            // Each fault is a problem.
+            Some(archive) if !archive.faults.is_empty() => ("cannot be read", false),
+            Some(archive) if archive.json == 0 => ("no json archives", true),
+            Some(archive) if archive.ids.is_empty() => ("no seeded channel ids", true),
+            Some(archive) if archive.map == 0 => ("ok (map will bootstrap on first run)", false),
+            Some(_) => ("ok", false),
+        };
+        let name = printable(target.name.as_bytes());
+        let faults = archive.iter().flat_map(|archive| archive.faults.iter().cloned());
+        let problem = is_problem.then(|| format!("{status} ({})", folder.map(path).unwrap_or_default()));
         Row {
-            name: printable(target.name.as_bytes()),
-            output_dir: target.output_dir.as_ref().map(|folder| folder.path.to_string_lossy().into_owned()),
+            output_dir: folder.map(|folder| folder.to_string_lossy().into_owned()),
             enabled: target.is_enabled,
-            json: archive.map(|archive| archive.json),
-            seeded: archive.map(|archive| archive.ids.len()),
-            map: archive.map(|archive| archive.map),
-            status: found.status(),
+            json: archive.as_ref().map(|archive| archive.json),
+            seeded: archive.as_ref().map(|archive| archive.ids.len()),
+            map: archive.as_ref().map(|archive| archive.map),
+            status,
+            problems: faults.chain(problem).map(|problem| format!("target `{name}`: {problem}")).collect(),
+            name,
             target,
-            found,
-        }
-    }
-
-    /// What keeps the target from being scraped.
-    pub(crate) fn problems(&self) -> Vec<String> {
-        let folder = self.target.output_dir.as_ref().map(|folder| path(&folder.path)).unwrap_or_default();
-        match &self.found {
-            Found::Disabled | Found::NoOutputDir => Vec::new(),
-            Found::Archive(archive) if !archive.faults.is_empty() => {
-                archive.faults.iter().map(|fault| format!("target `{}`: {fault}", self.name)).collect()
-            }
-            Found::Archive(archive) if !archive.ids.is_empty() => Vec::new(),
-            Found::Missing | Found::Archive(_) => {
-                vec![format!("target `{}`: {} ({folder})", self.name, self.status)]
-            }
+            archive,
         }
     }
 }
 
 impl Archive {
-    fn walk(root: &Path, opened: io::Result<Dir>, progress: &Progress, cancel: &Signals) -> Archive {
+    /// Walks an archive; None when it does not exist.
+    fn walk(root: &Path, progress: &Progress, cancel: &Signals) -> Option<Archive> {
         let mut archive = Archive::default();
-        let mut unreadable = 0;
-        let mut fault = |folder: &Path, error: &io::Error| {
-            unreadable += 1;
-            (unreadable <= MAX_FAULTS_SHOWN).then(|| format!("cannot read folder `{}`: {}", path(folder), plain(error)))
-        };
-        let mut folders = Vec::new();
-        let mut at = (root.to_path_buf(), opened);
-        loop {
-            let (folder, opened) = at;
-            if let Ok(mut current) = progress.folder.lock() {
-                current.clone_from(&folder);
+        let mut folders = vec![root.to_path_buf()];
+        while let Some(folder) = folders.pop().filter(|_| !cancel.is_caught()) {
+            // Only the archive's own folder may be a link.
+            let is_root = folder == root;
+            let links = if is_root { OFlags::empty() } else { OFlags::NOFOLLOW };
+            let Err(error) = archive.add(&folder, links, &mut folders, progress) else { continue };
+            match error.kind() {
+                ErrorKind::NotFound | ErrorKind::NotADirectory if is_root => return None,
+                // A running scrape has removed it since.
+                ErrorKind::NotFound => {}
+                _ => archive.faults.push(format!("cannot read folder `{}`: {}", path(&folder), plain(&error))),
             }
-            if let Err(error) = opened.and_then(|opened| archive.add(&folder, opened, &mut folders, progress)) {
-                // A running scrape may have removed it since.
-                let has_gone = error.kind() == io::ErrorKind::NotFound && folder != root;
-                archive.faults.extend((!has_gone).then(|| fault(&folder, &error)).flatten());
-            }
-            let Some(next) = folders.pop().filter(|_| !cancel.is_caught()) else { break };
-            let opened = open_folder(&next, OFlags::NOFOLLOW);
-            at = (next, opened);
         }
-        if unreadable > MAX_FAULTS_SHOWN {
-            archive.faults.push(format!("{} more folders cannot be read", unreadable - MAX_FAULTS_SHOWN));
+        if archive.faults.len() > MAX_FAULTS_SHOWN {
+            let more = archive.faults.split_off(MAX_FAULTS_SHOWN).len();
+            archive.faults.push(format!("{more} more folders cannot be read"));
         }
         archive.ids.sort_unstable();
         archive.ids.dedup();
-        match map_in(&root.join(".dce-meta")) {
+        match map_keys(root) {
             Ok(keys) => archive.map = keys,
             Err(fault) => archive.faults.push(fault),
         }
-        archive
+        Some(archive)
     }
 
-    fn add(
-        &mut self,
-        folder: &Path,
-        mut opened: Dir,
-        folders: &mut Vec<PathBuf>,
-        progress: &Progress,
-    ) -> io::Result<()> {
+    /// Adds what a folder contains, and its own folders to those to be walked.
+    fn add(&mut self, folder: &Path, links: OFlags, folders: &mut Vec<PathBuf>, progress: &Progress) -> io::Result<()> {
+        if let Ok(mut current) = progress.folder.lock() {
+            *current = folder.to_path_buf();
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK | links;
+        let mut opened = Dir::new(openat(CWD, folder, flags, Mode::empty())?)?;
         let mut seen = 0;
         while let Some(entry) = opened.next() {
             let entry = entry?;
@@ -243,7 +195,7 @@ impl Archive {
             };
             let name = name.to_bytes();
             match kind {
-                FileType::Directory if !matches!(name, b"." | b"..") && !IGNORED_FOLDERS.contains(&name) => {
+                FileType::Directory if !IGNORED_FOLDERS.contains(&name) => {
                     folders.push(folder.join(OsStr::from_bytes(name)));
                 }
                 FileType::RegularFile if name.ends_with(b".json") => {
@@ -259,51 +211,39 @@ impl Archive {
 
     /// Whether the channel has an export.
     pub(crate) fn has(&self, channel: &str) -> bool {
-        id(channel.as_bytes()).is_some_and(|id| self.ids.binary_search(&id).is_ok())
+        channel_id(channel.as_bytes()).is_some_and(|id| self.ids.binary_search(&id).is_ok())
     }
-}
-
-/// Whether `text` has the form of a channel's id.
-pub(crate) fn is_channel_id(text: &str) -> bool {
-    id(text.as_bytes()).is_some()
 }
 
 /// The id in an export's name: `Guild - channel [ID].json`.
 fn seeded_id(name: &[u8]) -> Option<u128> {
     let name = name.strip_suffix(b"].json")?;
     let start = name.iter().rposition(|&byte| byte == b'[')?;
-    id(&name[start + 1..])
+    channel_id(&name[start + 1..])
 }
 
-/// An id of 16 to 22 digits, after a 1 that keeps its leading zeros.
-fn id(digits: &[u8]) -> Option<u128> {
+/// A channel's id of 16 to 22 digits, after a 1 that keeps its leading zeros.
+pub(crate) fn channel_id(digits: &[u8]) -> Option<u128> {
     let is_id = (16..=22).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
     is_id.then(|| digits.iter().fold(1, |id, digit| id * 10 + u128::from(digit - b'0')))
 }
 
-fn open_folder(folder: &Path, more: OFlags) -> io::Result<Dir> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK | more;
-    Ok(Dir::new(openat(CWD, folder, flags, Mode::empty())?)?)
-}
-
-/// The number of keys in a target's channel map. A linked folder could lead anywhere.
-fn map_in(folder: &Path) -> Result<usize, String> {
+/// The number of keys in an archive's channel map; none when there is no map.
+fn map_keys(root: &Path) -> Result<usize, String> {
+    let folder = root.join(".dce-meta");
+    // It could lead anywhere.
     if folder.is_symlink() {
-        return Err(format!("cannot read `{}`: it is a symbolic link, not a folder", path(folder)));
+        return Err(format!("cannot read `{}`: it is a symbolic link, not a folder", path(&folder)));
     }
-    map_keys(&folder.join("channel-map.json"))
-}
-
-/// The number of keys in a channel map; none when there is no map.
-fn map_keys(map: &Path) -> Result<usize, String> {
-    let text = match file::read(map, Links::Refuse, MAP_MAX_BYTES) {
+    let map = folder.join("channel-map.json");
+    let text = match file::read(&map, Links::Refuse, MAP_MAX_BYTES) {
         Ok(text) => text,
         Err(ReadError::Missing) => return Ok(0),
-        Err(error) => return Err(format!("cannot read `{}`: {error}", path(map))),
+        Err(error) => return Err(format!("cannot read `{}`: {error}", path(&map))),
     };
-    serde_json::from_slice::<BTreeMap<String, serde::de::IgnoredAny>>(&text)
+    serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(&text)
         .map(|keys| keys.len())
-        .map_err(|error| format!("`{}` is not a channel map: {}", path(map), printable(error.to_string().as_bytes())))
+        .map_err(|error| format!("`{}` is not a channel map: {}", path(&map), printable(error.to_string().as_bytes())))
 }
 
 #[cfg(test)]
@@ -325,7 +265,7 @@ mod tests {
         ] {
             assert!(!is_seeded(name), "{name}");
         }
-        assert_ne!(id(b"0000000000000001"), id(b"00000000000000001"));
+        assert_ne!(channel_id(b"0000000000000001"), channel_id(b"00000000000000001"));
     }
 
     #[test]
@@ -347,12 +287,7 @@ mod tests {
         std::os::unix::fs::symlink("..", folder.path().join("deep/loop")).unwrap();
         std::os::unix::fs::symlink("plain.json", folder.path().join("link.json")).unwrap();
         rustix::fs::mknodat(CWD, folder.path().join("fifo.json"), FileType::Fifo, Mode::RWXU, 0).unwrap();
-        let archive = Archive::walk(
-            folder.path(),
-            open_folder(folder.path(), OFlags::empty()),
-            &Progress::default(),
-            &Signals::catch(&[]).unwrap(),
-        );
+        let archive = Archive::walk(folder.path(), &Progress::default(), &Signals::catch(&[]).unwrap()).unwrap();
         assert_eq!((archive.json, archive.ids.len(), archive.map, &archive.faults[..]), (5, 3, 0, &[][..]));
         assert!(archive.has("1000000000000005") && !archive.has("1000000000000003"));
     }
@@ -360,11 +295,12 @@ mod tests {
     #[test]
     fn a_map_that_does_not_parse_is_a_fault() {
         let folder = tempfile::tempdir().unwrap();
-        let map = folder.path().join("map.json");
-        assert_eq!(map_keys(&map), Ok(0));
+        let map = folder.path().join(".dce-meta/channel-map.json");
+        assert_eq!(map_keys(folder.path()), Ok(0));
+        std::fs::create_dir(map.parent().unwrap()).unwrap();
         for (text, keys) in [("{}", Some(0)), (r#"{"a": [{}], "b": {"c": 1}}"#, Some(2)), ("[]", None), ("{", None)] {
             std::fs::write(&map, text).unwrap();
-            assert_eq!(map_keys(&map).ok(), keys, "{text}");
+            assert_eq!(map_keys(folder.path()).ok(), keys, "{text}");
         }
     }
 }

@@ -47,50 +47,45 @@ impl Disk {
             let shown = printable(text.as_encoded_bytes());
             anyhow!("DCE_MIN_FREE_MB is `{shown}`, not a number\nhint: give it in MiB; 0 means no check")
         })?;
-        let archive_root = resolved.archive_root.as_ref().map(|root| &*root.path);
+        let archive_root = resolved.archive_root.as_ref().map_or(&resolved.repo_root, |root| &root.path);
         Ok(Disk::of(archive_root, &resolved.repo_root, *min_free_mib))
     }
 
-    fn of(archive_root: Option<&Path>, repo_root: &Path, min_free_mib: u64) -> Disk {
-        let archive_root = archive_root.unwrap_or(repo_root);
-        let mut file_systems: Vec<FileSystem> = Vec::new();
-        let mut unreadable = Vec::new();
+    fn of(archive_root: &Path, repo_root: &Path, min_free_mib: u64) -> Disk {
+        let (mut file_systems, mut unreadable) = (Vec::new(), Vec::new());
         for (name, folder) in [("archive_root", archive_root), ("repo_root", repo_root)] {
             match FileSystem::of(folder) {
-                Ok(found) if file_systems.iter().all(|known| known.device != found.device) => file_systems.push(found),
-                Ok(_) => {}
-                Err(error) => unreadable.push(format!(
-                    "cannot determine the free space of {name} ({}): {}",
-                    path(folder),
-                    plain(&error)
-                )),
+                Ok(found) => file_systems.push(found),
+                Err(error) => {
+                    let (folder, why) = (path(folder), plain(&error));
+                    unreadable.push(format!("cannot determine the free space of {name} ({folder}): {why}"));
+                }
             }
         }
+        file_systems.dedup_by_key(|file_system| file_system.device);
         Disk { min_free_mib, file_systems, unreadable, archive_root: archive_root.to_path_buf() }
     }
 
     pub(crate) fn checks(&self) -> Vec<Check> {
-        if self.min_free_mib == 0 {
+        let need = self.min_free_mib;
+        if need == 0 {
             return vec![Check::Ok("disk: check skipped (DCE_MIN_FREE_MB=0)".to_owned())];
         }
-        let (enough, scarce): (Vec<&FileSystem>, Vec<&FileSystem>) =
-            self.file_systems.iter().partition(|file_system| file_system.available_mib() >= self.min_free_mib);
-        let ok = |file_system: &FileSystem| {
-            let (mount, free) = (path(&file_system.mount), file_system.available_mib());
-            Check::Ok(format!("disk: {mount} has {free} MiB free (need {} MiB)", self.min_free_mib))
-        };
-        let fail = |file_system: &FileSystem| {
+        let check = |file_system: &FileSystem| {
+            let (mount, free) = (path(&file_system.mount), file_system.available_bytes >> 20);
+            if free >= need {
+                return Check::Ok(format!("disk: {mount} has {free} MiB free (need {need} MiB)"));
+            }
             Check::Fail(format!(
-                "Insufficient disk space on {}: {} MiB free, need at least {} MiB under archive_root ({}). \
-                 Free space before scraping.",
-                path(&file_system.mount),
-                file_system.available_mib(),
-                self.min_free_mib,
+                "Insufficient disk space on {mount}: {free} MiB free, need at least {need} MiB under archive_root \
+                 ({}). Free space before scraping.",
                 path(&self.archive_root)
             ))
         };
-        let unreadable = self.unreadable.iter().cloned().map(Check::Fail);
-        enough.into_iter().map(ok).chain(unreadable).chain(scarce.into_iter().map(fail)).collect()
+        let checks = self.file_systems.iter().map(check);
+        let (mut checks, scarce): (Vec<Check>, Vec<Check>) = checks.partition(|check| matches!(check, Check::Ok(_)));
+        checks.extend(self.unreadable.iter().cloned().map(Check::Fail).chain(scarce));
+        checks
     }
 
     /// The rows of `df -hP`.
@@ -128,30 +123,17 @@ impl FileSystem {
             device: (mount.major, mount.minor),
         })
     }
-
-    fn available_mib(&self) -> u64 {
-        self.available_bytes >> 20
-    }
 }
 
 /// A size as `df -h` has it: rounded up, with a decimal below 10.
 fn human(bytes: u64) -> String {
-    if bytes < 1024 {
-        return bytes.to_string();
+    let in_unit = |power| (u128::from(bytes) * 10).div_ceil(1024u128.pow(power));
+    let (power, letter) = (1..).zip("KMGTP".chars()).find(|&(power, _)| in_unit(power) <= 10_230).unwrap_or((6, 'E'));
+    match in_unit(power) {
+        _ if bytes < 1024 => bytes.to_string(),
+        tenths @ ..100 => format!("{}.{}{letter}", tenths / 10, tenths % 10),
+        tenths => format!("{}{letter}", tenths.div_ceil(10)),
     }
-    let mut unit = 1u128;
-    for letter in ['K', 'M', 'G', 'T', 'P'] {
-        unit *= 1024;
-        let tenths = (u128::from(bytes) * 10).div_ceil(unit);
-        if tenths < 100 {
-            return format!("{}.{}{letter}", tenths / 10, tenths % 10);
-        }
-        let whole = u128::from(bytes).div_ceil(unit);
-        if whole < 1024 {
-            return format!("{whole}{letter}");
-        }
-    }
-    format!("{}E", u128::from(bytes).div_ceil(unit * 1024))
 }
 
 #[cfg(test)]
@@ -181,7 +163,7 @@ mod tests {
 
     #[test]
     fn one_file_system_is_one_row_and_columns_are_dfs() {
-        let disk = Disk::of(Some(Path::new("/")), Path::new("/."), 1);
+        let disk = Disk::of(Path::new("/"), Path::new("/."), 1);
         assert_eq!((disk.file_systems.len(), problems(&disk.checks())), (1, Vec::new()));
         let table = disk.table();
         let header = table.lines().next().unwrap();
@@ -191,8 +173,7 @@ mod tests {
 
     #[test]
     fn too_little_room_and_no_folder_are_problems_unless_unchecked() {
-        let look =
-            |folder: &str, need_mib| problems(&Disk::of(Some(Path::new(folder)), Path::new("/"), need_mib).checks());
+        let look = |folder: &str, need_mib| problems(&Disk::of(Path::new(folder), Path::new("/"), need_mib).checks());
         assert!(look("/", u64::MAX)[0].starts_with("Insufficient disk space on /: "));
         assert_eq!(
             look("/no/such", 1),

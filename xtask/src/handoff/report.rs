@@ -19,25 +19,32 @@ use std::path::PathBuf;
 
 const SCHEMA: u32 = 1;
 
-/// The readiness checks.
+/// The beginning of every report, and the whole of `verify-ready --disk-only`.
 #[derive(Serialize)]
-pub(crate) struct Readiness<'a> {
+pub(crate) struct Summary {
     schema: u32,
     pub(crate) ready: bool,
     #[serde(serialize_with = "crate::text::lossy")]
     pub(crate) config: PathBuf,
-    pub(crate) archive_root: Option<String>,
     pub(crate) problems: Vec<String>,
-    notes: Vec<String>,
     pub(crate) disk: Disk,
+    /// The checks before the table of targets.
+    #[serde(skip)]
+    pub(crate) checks: Vec<Check>,
+}
+
+/// The readiness checks.
+#[derive(Serialize)]
+pub(crate) struct Readiness<'a> {
+    #[serde(flatten)]
+    pub(crate) summary: Summary,
+    pub(crate) archive_root: Option<String>,
+    notes: Vec<String>,
     /// The compose program that was found.
     compose: Option<String>,
     /// Where a token was found.
     auth: Option<String>,
     pub(crate) targets: Vec<Row<'a>>,
-    /// The checks before the table of targets.
-    #[serde(skip)]
-    pub(crate) checks: Vec<Check>,
     #[serde(skip)]
     pub(crate) scrape_config: &'a ScrapeConfig,
 }
@@ -71,17 +78,20 @@ pub(crate) enum Conclusion {
     Failed,
 }
 
-/// `verify-ready --disk-only`.
-#[derive(Serialize)]
-pub(crate) struct DiskOnly {
-    schema: u32,
-    pub(crate) ready: bool,
-    #[serde(serialize_with = "crate::text::lossy")]
-    pub(crate) config: PathBuf,
-    problems: Vec<String>,
-    disk: Disk,
-    #[serde(skip)]
-    pub(crate) checks: Vec<Check>,
+impl Summary {
+    pub(crate) fn disk_only(resolved: &Resolved, config: &ScrapeConfig, env: &Env) -> anyhow::Result<Summary> {
+        let disk = Disk::look(resolved, env)?;
+        let mut checks = disk.checks();
+        checks.extend(config.problems.iter().cloned().map(Check::Fail));
+        Ok(Summary::new(resolved, disk, checks, &[]))
+    }
+
+    fn new(resolved: &Resolved, disk: Disk, checks: Vec<Check>, targets: &[Row]) -> Summary {
+        let mut problems = check::problems(&checks);
+        problems.extend(targets.iter().flat_map(|row| row.problems.iter().cloned()));
+        let config = resolved.source.path.clone();
+        Summary { schema: SCHEMA, ready: problems.is_empty(), config, problems, disk, checks }
+    }
 }
 
 impl<'a> Readiness<'a> {
@@ -98,54 +108,39 @@ impl<'a> Readiness<'a> {
         if cancel.is_caught() {
             bail!("interrupted");
         }
-        let mut problems = check::problems(&checks);
-        problems.extend(targets.iter().flat_map(Row::problems));
         Ok(Readiness {
-            schema: SCHEMA,
-            ready: problems.is_empty(),
-            config: resolved.source.path.clone(),
             archive_root: resolved.archive_root.as_ref().map(|root| root.path.to_string_lossy().into_owned()),
-            problems,
             notes: check::notes(&checks),
-            disk,
+            summary: Summary::new(resolved, disk, checks, &targets),
             compose,
             auth,
             targets,
-            checks,
             scrape_config: config,
         })
     }
 
     /// Whether there is something to scrape, and nothing wrong with where it goes.
     pub(crate) fn are_archives_ready(&self) -> bool {
-        self.scrape_config.problems.is_empty() && self.targets.iter().all(|row| row.problems().is_empty())
+        self.scrape_config.problems.is_empty() && self.targets.iter().all(|row| row.problems.is_empty())
     }
 }
 
 impl<'a> Handoff<'a> {
     pub(crate) fn new(ready: Readiness<'a>, selection: Selection<'a>, lock: LockReport) -> Handoff<'a> {
         let conclusion = match lock.verdict() {
-            _ if !ready.ready => Conclusion::Failed,
+            _ if !ready.summary.ready => Conclusion::Failed,
             Verdict::Yes => Conclusion::Complete,
             Verdict::No => Conclusion::Held,
             Verdict::Unknown | Verdict::Code(_) => Conclusion::LockUnknown,
         };
-        let (target, channels): (_, &[String]) = match &selection {
-            Selection::All => (None, &[]),
-            Selection::One { target, channels } => (Some(printable(target.name.as_bytes())), channels),
-        };
-        let safe_to_scrape = conclusion == Conclusion::Complete;
-        Handoff { conclusion, safe_to_scrape, target, channels, ready, lock, selection }
-    }
-}
-
-impl DiskOnly {
-    pub(crate) fn gather(resolved: &Resolved, config: &ScrapeConfig, env: &Env) -> anyhow::Result<DiskOnly> {
-        let disk = Disk::look(resolved, env)?;
-        let mut checks = disk.checks();
-        checks.extend(config.problems.iter().cloned().map(Check::Fail));
-        let problems = check::problems(&checks);
-        let config = resolved.source.path.clone();
-        Ok(DiskOnly { schema: SCHEMA, ready: problems.is_empty(), config, problems, disk, checks })
+        Handoff {
+            conclusion,
+            safe_to_scrape: conclusion == Conclusion::Complete,
+            target: selection.target.map(|target| printable(target.name.as_bytes())),
+            channels: selection.channels,
+            ready,
+            lock,
+            selection,
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::lock::table::LockKey;
 use crate::sys::file::{StatId, irregular, stat_id};
-use crate::sys::mounts::{self, MountedFile};
+use crate::sys::mounts::{self, Mount, MountedFile};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use std::io;
@@ -24,11 +24,23 @@ const LOCAL_FILE_SYSTEMS: [&str; 22] = [
 pub(crate) struct LockFile {
     pub(crate) path_fd: OwnedFd,
     pub(crate) key: LockKey,
-    /// Its locks are all in this kernel's table.
-    pub(crate) is_local: bool,
     /// What it is, unless it is a regular file.
     pub(crate) irregular: Option<&'static str>,
     pub(crate) stat_id: StatId,
+    pub(crate) mount: Mount,
+}
+
+/// Where the locks of a file are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Locks {
+    /// In this kernel's table.
+    Local,
+    /// On an NFS server.
+    Nfs,
+    /// On an SMB server.
+    Smb,
+    /// Unknown: FUSE, 9p, Ceph and others.
+    Elsewhere,
 }
 
 /// Finds the lock file; None when there is none.
@@ -41,11 +53,31 @@ pub(crate) fn find(lock: &Path) -> io::Result<Option<LockFile>> {
     let stat_id = stat_id(&path_fd, "", AtFlags::EMPTY_PATH)?;
     let MountedFile { mount, inode } = mounts::find(&path_fd)?;
     let key = LockKey { major: mount.major, minor: mount.minor, inode: inode.unwrap_or(stat_id.2) };
-    let is_local = LOCAL_FILE_SYSTEMS.contains(&&mount.fs_type[..]);
-    Ok(Some(LockFile { path_fd, key, is_local, irregular, stat_id }))
+    Ok(Some(LockFile { path_fd, key, irregular, stat_id, mount }))
 }
 
-/// Whether `lock` still names the file that was found there.
-pub(crate) fn still_names(lock: &Path, file: &LockFile) -> bool {
-    stat_id(CWD, lock, AtFlags::empty()).is_ok_and(|now| now == file.stat_id)
+/// Whether all locks of a file system are in this kernel's table.
+pub(crate) fn has_local_locks(mount: &Mount) -> bool {
+    LOCAL_FILE_SYSTEMS.contains(&&mount.fs_type[..])
+}
+
+impl LockFile {
+    /// Whether `lock` still names this file.
+    pub(crate) fn is_at(&self, lock: &Path) -> bool {
+        stat_id(CWD, lock, AtFlags::empty()).is_ok_and(|now| now == self.stat_id)
+    }
+
+    pub(crate) fn locks(&self) -> Locks {
+        match &self.mount.fs_type[..] {
+            "nfs" | "nfs4" => Locks::Nfs,
+            "cifs" | "smb3" => Locks::Smb,
+            _ if has_local_locks(&self.mount) => Locks::Local,
+            _ => Locks::Elsewhere,
+        }
+    }
+
+    /// Whether no other file has its key: a btrfs snapshot has the same.
+    pub(crate) fn has_unique_key(&self) -> bool {
+        self.mount.fs_type != "btrfs"
+    }
 }

@@ -1,9 +1,14 @@
 //! Taking the lock, and reclaiming what a killed scrape left. By the host runner's rules: the lock file is
 //! never removed, and the lock is a flock that children share.
 
+use crate::lock::file;
+use crate::lock::judge::{LockState, judge};
+use crate::lock::observe::{ANSWER_TIMEOUT, Lock, NO_ANSWER, Observation, ObservedVia};
 use crate::lock::path::sidecar_path;
 use crate::lock::sidecar::Claim;
-use crate::lock::unlinked;
+use crate::lock::walk::walk;
+use crate::lock::wanted::Wanted;
+use crate::sys::deadline::within;
 use crate::sys::file::{irregular, plain, stat_id};
 use crate::sys::procfs;
 use crate::text::path;
@@ -46,22 +51,45 @@ impl fmt::Display for Refusal {
 }
 
 impl Guard {
-    /// Takes the lock exclusively, without waiting, and creates its folder and file if needed. Refused too
-    /// while somebody holds a lock file that was deleted, replaced or moved: that scrape runs.
+    /// Takes the lock exclusively, without waiting, and creates its folder and file if needed, with modes that
+    /// the umask decides. Refused too while somebody holds a lock file that was deleted, replaced or moved: that
+    /// scrape runs.
     pub(crate) fn acquire(lock: &Path) -> Result<Guard, Refusal> {
-        let folder = lock.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder).map_err(|error| failed("create the folder", folder, &error))?;
-        let is_new = !lock.exists();
-        let guard = Guard::take(lock, OFlags::CREATE)?;
-        // Only with a sign of one, as it costs a walk through all processes.
-        let has_sign = is_new || sidecar_path(lock).symlink_metadata().is_ok();
-        let is_held_unlinked = has_sign && !unlinked::search(lock, &Claim::read(lock)).search.holders.is_empty();
-        if is_held_unlinked { Err(Refusal::Held) } else { Ok(guard) }
+        let path = lock.to_path_buf();
+        answer_of(lock, move || {
+            let folder = path.parent().unwrap_or(Path::new("/"));
+            fs::create_dir_all(folder).map_err(|error| failed("create the folder", folder, &error))?;
+            let is_new = !path.exists();
+            let guard = Guard::take(&path, OFlags::CREATE)?;
+            guard.check_nobody_scrapes(is_new)?;
+            Ok(guard)
+        })
+    }
+
+    /// Refuses beside a holder of another lock file, and where there may be one.
+    fn check_nobody_scrapes(&self, is_new: bool) -> Result<(), Refusal> {
+        let claim = Claim::read(&self.lock);
+        let file = file::find(&self.lock).map_err(|error| failed("look at", &self.lock, &error))?;
+        let mut wanted = Wanted::new(&self.lock, file.as_ref(), &claim);
+        wanted.has_sign |= is_new;
+        wanted.own = file.as_ref().map(|file| (file.key, file.stat_id));
+        let walk = walk(&wanted);
+        if walk.is_unlinked {
+            return Err(Refusal::Held);
+        }
+        let state = if is_new { Lock::NoFile } else { Lock::NotHeld };
+        match judge(&Observation::new(state, ObservedVia::Fdinfo, claim, walk)).state {
+            LockState::Unknown(why) => {
+                Err(Refusal::Failed(format!("the lock `{}` is unknown: {why}", path(&self.lock))))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes the lock of an existing file.
     pub(crate) fn acquire_existing(lock: &Path) -> Result<Guard, Refusal> {
-        Guard::take(lock, OFlags::empty())
+        let path = lock.to_path_buf();
+        answer_of(lock, move || Guard::take(&path, OFlags::empty()))
     }
 
     fn take(lock: &Path, more: OFlags) -> Result<Guard, Refusal> {
@@ -70,7 +98,8 @@ impl Guard {
             #[expect(clippy::disallowed_methods, reason = "this is where the lock is taken")]
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => return Err(Refusal::Held),
+                // An SMB server says EACCES.
+                Err(Errno::WOULDBLOCK | Errno::ACCESS) => return Err(Refusal::Held),
                 Err(errno) => return Err(failed("lock", lock, &errno.into())),
             }
             // If the file was replaced meanwhile, others may lock the new one.
@@ -89,37 +118,20 @@ impl Guard {
 
     /// Writes the sidecar atomically. `cmd` is the command line that runs under the lock.
     pub(crate) fn record(&self, cmd: &str) -> Result<(), Refusal> {
-        let sidecar = sidecar_path(&self.lock);
-        // Only the holder writes here, so the name need not be random. What a killed predecessor or a
-        // stranger left there is removed first, not followed.
-        let mut temporary = sidecar.clone().into_os_string();
-        temporary.push(".new");
-        let cannot = |error: io::Error| {
-            _ = fs::remove_file(&temporary);
-            failed("write the sidecar", &sidecar, &error)
-        };
-        remove_if_present(Path::new(&temporary)).map_err(cannot)?;
-        let mut options = File::options();
-        let mut file = options.write(true).create_new(true).mode(0o644).open(&temporary).map_err(cannot)?;
-        file.write_all(self.sidecar_text(cmd).as_bytes()).map_err(cannot)?;
-        fs::rename(&temporary, &sidecar).map_err(cannot)
-    }
-
-    fn sidecar_text(&self, cmd: &str) -> String {
         let mut text = format!("pid={}\n", std::process::id());
         text += &format!("started={}\n", humantime::format_rfc3339_seconds(SystemTime::now()));
         text += &format!("cmd={cmd}\n");
         text += &procfs::host().map(|host| format!("host={host}\n")).unwrap_or_default();
-        text + &procfs::boot_id().map(|id| format!("boot_id={id}\n")).unwrap_or_default()
+        text += &procfs::boot_id().map(|id| format!("boot_id={id}\n")).unwrap_or_default();
+        let sidecar = sidecar_path(&self.lock);
+        answer_of(&self.lock, move || write_sidecar(&sidecar, &text))
     }
 
     /// Removes the sidecar that this process wrote, while it still has the lock, and releases the lock.
     pub(crate) fn release(self) -> Result<(), Refusal> {
-        match Claim::read(&self.lock) {
-            Claim::Recorded(recorded) if recorded.pid == u64::from(std::process::id()) => self.remove_sidecar(),
-            // The lock file was deleted, and this is somebody else's sidecar.
-            _ => Ok(()),
-        }
+        let lock = self.lock.clone();
+        // Otherwise the lock file was deleted, and this is somebody else's sidecar.
+        answer_of(&self.lock, move || if Claim::read(&lock).is_own() { remove_sidecar(&lock) } else { Ok(()) })
     }
 
     /// Removes the sidecar of a scrape that was killed, if it is still that of `pid` and `pid` still does not
@@ -128,17 +140,39 @@ impl Guard {
         match Claim::read(&self.lock) {
             Claim::None => Ok(None),
             Claim::Recorded(now) if now.pid == pid && now.writer.is_running() == Some(false) => {
-                self.remove_sidecar()?;
+                remove_sidecar(&self.lock)?;
                 Ok(Some(sidecar_path(&self.lock)))
+            }
+            Claim::Unreadable(why) => {
+                Err(Refusal::Failed(format!("the sidecar cannot be read: {why}; nothing was removed")))
             }
             _ => Err(Refusal::Failed("the sidecar changed in the meantime; nothing was removed".to_owned())),
         }
     }
+}
 
-    fn remove_sidecar(&self) -> Result<(), Refusal> {
-        let sidecar = sidecar_path(&self.lock);
-        remove_if_present(&sidecar).map_err(|error| failed("remove the sidecar", &sidecar, &error))
-    }
+/// Only the holder writes here, so the temporary name need not be random. What a killed predecessor or a
+/// stranger left there is removed first, not followed.
+fn write_sidecar(sidecar: &Path, text: &str) -> Result<(), Refusal> {
+    let mut temporary = sidecar.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    remove_if_present(&temporary).map_err(|error| failed("write the sidecar: cannot remove", &temporary, &error))?;
+    let write = || {
+        let mut options = File::options();
+        let mut file = options.write(true).create_new(true).mode(0o644).open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        fs::rename(&temporary, sidecar)
+    };
+    write().map_err(|error| {
+        _ = fs::remove_file(&temporary);
+        failed("write the sidecar", sidecar, &error)
+    })
+}
+
+fn remove_sidecar(lock: &Path) -> Result<(), Refusal> {
+    let sidecar = sidecar_path(lock);
+    remove_if_present(&sidecar).map_err(|error| failed("remove the sidecar", &sidecar, &error))
 }
 
 fn remove_if_present(file: &Path) -> io::Result<()> {
@@ -156,8 +190,26 @@ fn open_lock(lock: &Path, more: OFlags) -> Result<OwnedFd, Refusal> {
         return Err(Refusal::Failed(format!("the lock path `{}` is {kind}, not a regular file", path(lock))));
     }
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY | more;
-    openat(CWD, lock, flags, Mode::from_raw_mode(0o644))
-        .map_err(|errno| failed("open the lock file", lock, &errno.into()))
+    openat(CWD, lock, flags, Mode::from_raw_mode(0o666)).map_err(|errno| match errno {
+        // Without O_NONBLOCK the open would wait for it (fcntl(2), "Leases").
+        Errno::WOULDBLOCK => Refusal::Failed(format!(
+            "cannot open the lock file `{}`: a process, perhaps a file server, has a lease on it; try again in a minute",
+            path(lock)
+        )),
+        _ => failed("open the lock file", lock, &errno.into()),
+    })
+}
+
+/// Does what may hang when the lock's file system does not answer.
+fn answer_of<T: Send + 'static>(
+    lock: &Path,
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    match within(ANSWER_TIMEOUT, work) {
+        Ok(Some(answer)) => answer,
+        Ok(None) => Err(Refusal::Failed(format!("{NO_ANSWER}: `{}`", path(lock)))),
+        Err(error) => Err(failed("lock", lock, &error)),
+    }
 }
 
 fn failed(what: &str, at: &Path, error: &io::Error) -> Refusal {

@@ -1,9 +1,8 @@
 //! What an observation means: free, held, stale or unknown. Pure.
 
-use crate::lock::holders::Holder;
-use crate::lock::kernel::{KernelLock, ObservedVia};
-use crate::lock::observe::Observation;
-use crate::lock::sidecar::{Claim, Descriptors, Recorded, Writer};
+use crate::lock::observe::{Lock, Observation};
+use crate::lock::sidecar::{Claim, Recorded, Writer};
+use crate::lock::walk::Holder;
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::time::Duration;
@@ -62,8 +61,16 @@ pub(crate) fn judge(seen: &Observation) -> Judgement {
     let state = state(seen);
     let mut notes = Vec::new();
     notes.extend(claim_note(seen));
-    notes.extend(kernel_note(seen));
-    if !seen.sighting.search.is_complete && seen.sighting.lock == KernelLock::Held {
+    if seen.lock == Lock::HeldUnlinked {
+        let pids = pids(seen);
+        notes.push(format!("the lock file was deleted, replaced or moved; the old one is still held by pid {pids}"));
+    } else if !seen.has_folder {
+        notes.push("the folder of the lock does not exist, or is not mounted".to_owned());
+    } else if !seen.has_file && seen.claim.has_sidecar() {
+        notes.push("there is a sidecar but no lock file, which no scrape deletes: somebody else did".to_owned());
+    }
+    notes.extend(seen.notes.iter().map(|note| (*note).to_owned()));
+    if !seen.walk.is_complete && seen.lock == Lock::Held {
         notes.push("some processes cannot be inspected from here, so more may have it open".to_owned());
     }
     let next = next(seen, &state);
@@ -71,62 +78,40 @@ pub(crate) fn judge(seen: &Observation) -> Judgement {
 }
 
 fn state(seen: &Observation) -> LockState {
-    let free = match &seen.sighting.lock {
-        KernelLock::Held | KernelLock::HeldUnlinked => return LockState::Held,
-        KernelLock::Unknown(why) => return LockState::Unknown(why.clone()),
-        KernelLock::NoFile => LockState::FreeNoFile,
-        KernelLock::NotHeld => LockState::FreeNotHeld,
+    let free = match &seen.lock {
+        Lock::Held | Lock::HeldUnlinked => return LockState::Held,
+        Lock::Unknown(why) => return LockState::Unknown(why.clone()),
+        Lock::NoFile => LockState::FreeNoFile,
+        Lock::NotHeld => LockState::FreeNotHeld,
     };
-    let has_file = seen.sighting.lock != KernelLock::NoFile;
-    let writer = seen.claim.recorded().map(|recorded| (recorded.pid, &recorded.writer));
-    if let Some((pid, Writer::Running(Descriptors::Unreadable(_) | Descriptors::NotLookedAt))) = writer {
-        return LockState::Unknown(format!("pid {pid}, recorded as the holder, cannot be inspected"));
+    let recorded = seen.claim.recorded();
+    if let Some(recorded) = recorded.filter(|recorded| recorded.writer == Writer::Running)
+        && seen.walk.recorded_unreadable.is_some()
+        && !seen.walk.is_conclusive
+    {
+        return LockState::Unknown(format!("pid {}, recorded as the holder, cannot be inspected", recorded.pid));
     }
-    if !has_file && !seen.sighting.search.is_complete && seen.claim.has_sidecar() {
-        // Its lock file was deleted, and whoever cannot be inspected may hold it.
-        return LockState::Unknown(
-            "there is a sidecar but no lock file, and not every process can be inspected".into(),
-        );
+    if seen.lock == Lock::NoFile && !seen.walk.is_conclusive && seen.claim.has_sidecar() {
+        // The lock file was deleted, and a process that cannot be inspected may hold it.
+        let why = "there is a sidecar but no lock file, and not every process can be inspected";
+        return LockState::Unknown(why.to_owned());
     }
-    let Some((pid, writer)) = writer else { return free };
-    match writer {
-        Writer::Running(_) | Writer::OtherHost(_) | Writer::Hidden => free,
-        Writer::Gone | Writer::Recycled | Writer::EarlierBoot if has_file => LockState::Stale(pid),
-        Writer::Gone | Writer::Recycled | Writer::EarlierBoot => free,
+    match recorded {
+        Some(recorded) if seen.lock == Lock::NotHeld && recorded.writer.is_running() == Some(false) => {
+            LockState::Stale(recorded.pid)
+        }
+        _ => free,
     }
-}
-
-fn kernel_note(seen: &Observation) -> Option<String> {
-    let note = match (&seen.sighting.lock, seen.sighting.via) {
-        (KernelLock::HeldUnlinked, _) => {
-            return Some(format!(
-                "the lock file was deleted, replaced or moved aside; the old one is still held by pid {}",
-                pids(seen)
-            ));
-        }
-        (KernelLock::Held, _) if seen.sighting.is_fcntl_lock => {
-            "this is an fcntl lock, as an NFS client's looks on its server; a scrape on this machine would not notice it"
-        }
-        (_, ObservedVia::Probe) => {
-            "the kernel's lock table proves nothing here, so a shared lock was taken for a moment to find out"
-        }
-        (KernelLock::NoFile, _) if !seen.has_folder => "the folder of the lock does not exist, or is not mounted",
-        (KernelLock::NoFile, _) if seen.claim.has_sidecar() => {
-            "there is a sidecar but no lock file, which no scrape deletes: somebody else did"
-        }
-        _ => return None,
-    };
-    Some(note.to_owned())
 }
 
 /// The holders' pids, separated by blanks.
 fn pids(seen: &Observation) -> String {
-    let pids: Vec<String> = seen.sighting.search.holders.iter().map(|holder| holder.pid.to_string()).collect();
+    let pids: Vec<String> = seen.walk.holders.iter().map(|holder| holder.pid.to_string()).collect();
     pids.join(" ")
 }
 
 fn claim_note(seen: &Observation) -> Option<String> {
-    let is_held = matches!(seen.sighting.lock, KernelLock::Held | KernelLock::HeldUnlinked);
+    let is_held = matches!(seen.lock, Lock::Held | Lock::HeldUnlinked);
     match &seen.claim {
         Claim::None if is_held => {
             Some("there is no sidecar: it may just be written, or a scrape that ended removed it".to_owned())
@@ -138,38 +123,44 @@ fn claim_note(seen: &Observation) -> Option<String> {
         Claim::Recorded(recorded) if is_held && seen.denies(recorded) => {
             Some(format!("pid {}, recorded as the holder, runs but does not hold this lock; others do", recorded.pid))
         }
-        Claim::Recorded(recorded) => writer_note(recorded, is_held),
+        Claim::Recorded(recorded) => writer_note(recorded, is_held, seen),
     }
 }
 
-fn writer_note(recorded: &Recorded, is_held: bool) -> Option<String> {
+fn writer_note(recorded: &Recorded, is_held: bool, seen: &Observation) -> Option<String> {
     let pid = recorded.pid;
-    let why = match &recorded.writer {
-        Writer::Running(Descriptors::NoLock) => {
+    let why = match (&recorded.writer, &seen.walk.recorded_unreadable) {
+        (Writer::Running, _) if is_held || matches!(seen.lock, Lock::Unknown(_)) => return None,
+        (Writer::Running, Some(why)) => return Some(format!("the descriptors of pid {pid}: {why}")),
+        (Writer::Running, None) => {
             return Some(format!("pid {pid}, recorded as the holder, runs but does not hold this lock"));
         }
-        Writer::OtherHost(host) => {
+        (Writer::OtherHost(host), _) => {
             return Some(format!("the sidecar was written on host {host}; pid {pid} cannot be checked from here"));
         }
-        Writer::Hidden => {
+        (Writer::Hidden, _) => {
             return Some(format!("pid {pid}, recorded as the holder, cannot be checked from inside a container"));
         }
-        Writer::Running(Descriptors::Unreadable(why)) => return Some(format!("the descriptors of pid {pid}: {why}")),
-        Writer::Running(Descriptors::NotLookedAt) => return None,
-        Writer::Gone if !is_held => return None,
-        Writer::Gone => format!("recorded pid {pid} is not running"),
-        Writer::Recycled => format!("pid {pid} is now another process, started after the sidecar was written"),
-        Writer::EarlierBoot => "the sidecar was written before this machine was last started".to_owned(),
+        (Writer::Gone, _) if !is_held => return None,
+        (Writer::Gone, _) => format!("recorded pid {pid} is not running"),
+        (Writer::Recycled, _) => format!("pid {pid} is now another process, started after the sidecar was written"),
+        (Writer::EarlierBoot, _) => "the sidecar was written before this machine was last started".to_owned(),
     };
     Some(if is_held { format!("{why}; the lock is held by others all the same") } else { why })
 }
 
 fn next(seen: &Observation, state: &LockState) -> String {
     let next = match state {
+        LockState::FreeNoFile if !seen.has_folder => {
+            "check that the archive is mounted, or create the folder of the lock"
+        }
+        LockState::FreeNoFile | LockState::FreeNotHeld | LockState::Stale(_) if !seen.may_open => {
+            "no scrape runs, but this user cannot start one: check the owner and the mode of the lock file and its folder"
+        }
         LockState::FreeNoFile | LockState::FreeNotHeld => "a scrape can start",
         LockState::Stale(_) => "a scrape can start; it replaces the stale sidecar",
         LockState::Unknown(_) => "do not start a scrape; ask again as root, on the host that runs the scrapes",
-        LockState::Held if seen.sighting.lock == KernelLock::HeldUnlinked => {
+        LockState::Held if seen.lock == Lock::HeldUnlinked => {
             "wait until that process ends; a scrape started now would run beside it"
         }
         LockState::Held if are_remains(seen) => {
@@ -188,139 +179,140 @@ fn are_remains(seen: &Observation) -> bool {
         age.is_some_and(|age| age > SIDECAR_WRITTEN_AFTER)
     };
     seen.claim.recorded().and_then(|recorded| recorded.writer.is_running()) == Some(false)
-        && !seen.sighting.search.holders.is_empty()
-        && seen.sighting.search.holders.iter().all(is_settled)
+        && !seen.walk.holders.is_empty()
+        && seen.walk.holders.iter().all(is_settled)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::holders::Search;
-    use crate::lock::kernel::Sighting;
+    use crate::lock::observe::ObservedVia;
+    use crate::lock::walk::Walk;
     use crate::text::Foreign;
     use std::time::SystemTime;
 
-    fn seen(kernel: KernelLock, claim: Claim) -> Observation {
-        Observation {
-            sighting: Sighting {
-                lock: kernel,
-                search: Search { holders: Vec::new(), is_complete: true },
-                waiters: 0,
-                via: ObservedVia::ProcLocks,
-                is_fcntl_lock: false,
-            },
-            claim,
-            has_file: true,
-            has_folder: true,
-            looked_at: SystemTime::now(),
-        }
+    fn seen(lock: Lock, claim: Claim) -> Observation {
+        let walk = Walk { is_complete: true, is_conclusive: true, ..Walk::default() };
+        Observation::new(lock, ObservedVia::ProcLocks, claim, walk)
+    }
+
+    /// The same, where not every process can be inspected.
+    fn seen_partly(lock: Lock, claim: Claim) -> Observation {
+        Observation { walk: Walk::default(), ..seen(lock, claim) }
     }
 
     fn recorded(writer: Writer) -> Claim {
-        Claim::Recorded(Recorded { pid: 7, started: None, started_at: None, cmd: None, writer })
+        let (pid, is_from_this_host) = (7, false);
+        Claim::Recorded(Recorded { pid, started: None, started_at: None, cmd: None, writer, is_from_this_host })
     }
 
-    fn state_of(kernel: KernelLock, claim: Claim) -> (String, Vec<String>) {
-        let judgement = judge(&seen(kernel, claim));
-        (judgement.state.to_string(), judgement.notes)
+    fn state_of(seen: &Observation) -> String {
+        judge(seen).state.to_string()
     }
 
-    fn every_claim() -> Vec<Claim> {
-        let unreadable = Descriptors::Unreadable("why".into());
+    fn claims_without_pid() -> Vec<Claim> {
         vec![
             Claim::None,
             Claim::NotASidecar("why".into()),
+            Claim::Unreadable("why".into()),
             Claim::NoPid(None),
             Claim::NoPid(Some(Foreign(b"12x".into()))),
-            recorded(Writer::Gone),
-            recorded(Writer::Recycled),
-            recorded(Writer::EarlierBoot),
-            recorded(Writer::OtherHost(Foreign(b"other".into()))),
-            recorded(Writer::Running(Descriptors::NoLock)),
-            recorded(Writer::Hidden),
-            recorded(Writer::Running(unreadable)),
-            Claim::Unreadable("why".into()),
         ]
     }
 
+    fn gone() -> [Claim; 3] {
+        [Writer::Gone, Writer::Recycled, Writer::EarlierBoot].map(recorded)
+    }
+
+    fn every_claim() -> Vec<Claim> {
+        let others = [Writer::OtherHost(Foreign(b"nas".into())), Writer::Hidden, Writer::Running].map(recorded);
+        claims_without_pid().into_iter().chain(gone()).chain(others).collect()
+    }
+
     #[test]
-    fn row_1_held_whatever_the_sidecar_says() {
+    fn held_whatever_the_sidecar_says() {
         for claim in every_claim() {
-            assert_eq!(state_of(KernelLock::Held, claim).0, "held (active scrape)");
+            assert_eq!(state_of(&seen(Lock::Held, claim)), "held (active scrape)");
         }
+    }
+
+    #[test]
+    fn a_flock_on_what_was_the_lock_file_is_held_and_noted() {
         for claim in every_claim() {
-            assert_eq!(state_of(KernelLock::HeldUnlinked, claim).0, "held (active scrape)");
+            let judgement = judge(&seen(Lock::HeldUnlinked, claim));
+            assert_eq!(judgement.state, LockState::Held);
+            assert!(judgement.notes.iter().any(|note| note.contains("deleted, replaced or moved")), "{judgement:?}");
         }
     }
 
     #[test]
-    fn rows_2_and_3_free_without_a_live_claim() {
-        for claim in every_claim().into_iter().take(4) {
-            assert_eq!(state_of(KernelLock::NotHeld, claim).0, "free (lock file present but not held)");
-        }
-        for claim in every_claim().into_iter().take(8) {
-            assert_eq!(state_of(KernelLock::NoFile, claim).0, "free (no lock file)");
+    fn no_file_and_no_sidecar_is_free() {
+        for seen in [seen(Lock::NoFile, Claim::None), seen_partly(Lock::NoFile, Claim::None)] {
+            assert_eq!(state_of(&seen), "free (no lock file)");
         }
     }
 
     #[test]
-    fn row_4_stale_when_the_writer_is_gone() {
-        for writer in [Writer::Gone, Writer::Recycled, Writer::EarlierBoot] {
-            let (state, _) = state_of(KernelLock::NotHeld, recorded(writer));
-            assert_eq!(state, "stale (reclaimable; holder pid 7 is not running)");
+    fn no_file_and_a_sidecar_whose_writer_is_gone_is_free_after_a_complete_walk() {
+        for claim in gone() {
+            assert_eq!(state_of(&seen(Lock::NoFile, claim)), "free (no lock file)");
         }
     }
 
     #[test]
-    fn row_5_free_with_a_note_when_written_on_another_host() {
-        let (state, notes) = state_of(KernelLock::NotHeld, recorded(Writer::OtherHost(Foreign(b"nas".into()))));
-        assert_eq!(state, "free (lock file present but not held)");
-        assert_eq!(notes, ["the sidecar was written on host nas; pid 7 cannot be checked from here"]);
-    }
-
-    #[test]
-    fn rows_6_to_8_a_live_writer_decides_by_its_descriptors() {
-        for kernel in [KernelLock::NotHeld, KernelLock::NoFile] {
-            let with = |descriptors| state_of(kernel.clone(), recorded(Writer::Running(descriptors)));
-            let (free, notes) = with(Descriptors::NoLock);
-            assert!(free.starts_with("free ("), "{free}");
-            let is_noted =
-                notes.iter().any(|note| note.contains("pid 7, recorded as the holder, runs but does not hold"));
-            assert!(is_noted, "{notes:?}");
-            let (unknown, _) = with(Descriptors::Unreadable("why".into()));
-            assert_eq!(unknown, "unknown (pid 7, recorded as the holder, cannot be inspected)");
+    fn no_file_and_a_sidecar_is_unknown_after_an_incomplete_walk() {
+        for claim in every_claim().into_iter().filter(Claim::has_sidecar) {
+            let state = state_of(&seen_partly(Lock::NoFile, claim));
+            assert!(state.starts_with("unknown (there is a sidecar but no lock file"), "{state}");
         }
     }
 
     #[test]
-    fn row_9_unknown_whatever_the_sidecar_says() {
+    fn not_held_without_a_usable_pid_is_free() {
+        for claim in claims_without_pid() {
+            assert_eq!(state_of(&seen(Lock::NotHeld, claim)), "free (lock file present but not held)");
+        }
+    }
+
+    #[test]
+    fn not_held_and_a_writer_that_is_gone_is_stale() {
+        for claim in gone() {
+            assert_eq!(state_of(&seen(Lock::NotHeld, claim)), "stale (reclaimable; holder pid 7 is not running)");
+        }
+    }
+
+    #[test]
+    fn not_held_and_written_on_another_host_is_free_with_a_note() {
+        let judgement = judge(&seen(Lock::NotHeld, recorded(Writer::OtherHost(Foreign(b"nas".into())))));
+        assert_eq!(judgement.state, LockState::FreeNotHeld);
+        assert_eq!(judgement.notes, ["the sidecar was written on host nas; pid 7 cannot be checked from here"]);
+    }
+
+    #[test]
+    fn a_running_writer_whose_descriptors_were_all_seen_is_free_with_a_note() {
+        for lock in [Lock::NotHeld, Lock::NoFile] {
+            let judgement = judge(&seen(lock, recorded(Writer::Running)));
+            assert!(judgement.state.to_string().starts_with("free ("), "{judgement:?}");
+            assert_eq!(judgement.notes[0], "pid 7, recorded as the holder, runs but does not hold this lock");
+        }
+    }
+
+    #[test]
+    fn a_running_writer_that_cannot_be_inspected_is_unknown() {
+        for lock in [Lock::NotHeld, Lock::NoFile] {
+            let mut seen = seen_partly(lock, recorded(Writer::Running));
+            seen.walk.recorded_unreadable = Some("permission denied".into());
+            assert_eq!(state_of(&seen), "unknown (pid 7, recorded as the holder, cannot be inspected)");
+            seen.walk.is_conclusive = true;
+            assert!(state_of(&seen).starts_with("free ("), "every flock on the device was met");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_unknown_whatever_the_sidecar_says() {
         for claim in every_claim() {
-            assert_eq!(state_of(KernelLock::Unknown("why".into()), claim).0, "unknown (why)");
+            assert_eq!(state_of(&seen(Lock::Unknown("why".into()), claim)), "unknown (why)");
         }
-    }
-
-    #[test]
-    fn without_a_lock_file_whoever_cannot_be_inspected_may_hold_it() {
-        for claim in every_claim().into_iter().skip(2) {
-            let mut seen = seen(KernelLock::NoFile, claim);
-            seen.sighting.search.is_complete = false;
-            assert!(matches!(judge(&seen).state, LockState::Unknown(_)), "{:?}", seen.claim);
-        }
-        for claim in [Claim::Unreadable("why".into()), recorded(Writer::Hidden)] {
-            assert_eq!(state_of(KernelLock::NotHeld, claim).0, "free (lock file present but not held)");
-        }
-    }
-
-    #[test]
-    fn a_recorded_pid_that_runs_and_does_not_hold_the_lock_is_noted() {
-        let mut seen = seen(KernelLock::Held, recorded(Writer::Running(Descriptors::NotLookedAt)));
-        seen.sighting.search.holders = vec![holder(12, 60)];
-        assert!(judge(&seen).notes[0].contains("pid 7, recorded as the holder, runs but does not hold"));
-        seen.sighting.search.holders = vec![holder(7, 60)];
-        assert_eq!(judge(&seen).notes, [""; 0]);
-        seen.sighting.search.holders = vec![holder(12, 60)];
-        seen.sighting.search.is_complete = false;
-        assert!(!judge(&seen).notes[0].contains("does not hold"), "it may be one that cannot be inspected");
     }
 
     fn holder(pid: i32, age_s: u64) -> Holder {
@@ -329,19 +321,31 @@ mod tests {
     }
 
     #[test]
+    fn a_recorded_pid_that_runs_and_does_not_hold_the_lock_is_noted() {
+        let mut seen = seen(Lock::Held, recorded(Writer::Running));
+        seen.walk.holders = vec![holder(12, 60)];
+        assert!(judge(&seen).notes[0].contains("pid 7, recorded as the holder, runs but does not hold"));
+        seen.walk.holders = vec![holder(7, 60)];
+        assert_eq!(judge(&seen).notes, [""; 0]);
+        seen.walk.holders = vec![holder(12, 60)];
+        seen.walk.is_complete = false;
+        assert!(!judge(&seen).notes[0].contains("does not hold"), "it may be one that cannot be inspected");
+    }
+
+    #[test]
     fn remains_of_a_killed_scrape_are_named_and_a_new_scrape_is_not() {
-        let mut seen = seen(KernelLock::Held, recorded(Writer::Gone));
-        seen.sighting.search.holders = vec![holder(12, 60), holder(13, 60)];
+        let mut seen = seen(Lock::Held, recorded(Writer::Gone));
+        seen.walk.holders = vec![holder(12, 60), holder(13, 60)];
         let next = judge(&seen).next;
         assert!(next.ends_with("kill 12 13"), "{next}");
-        seen.sighting.search.holders.push(holder(14, 1));
+        seen.walk.holders.push(holder(14, 1));
         assert_eq!(judge(&seen).next, "wait until the scrape ends");
     }
 
     #[test]
     fn no_file_is_ever_to_be_deleted() {
         for claim in every_claim() {
-            let next = judge(&seen(KernelLock::Held, claim)).next;
+            let next = judge(&seen(Lock::Held, claim)).next;
             assert!(!next.contains("delete") && !next.contains("remove") && !next.contains("rm "), "{next}");
         }
     }

@@ -1,215 +1,208 @@
 //! What the kernel says about the lock, without taking it.
 //!
 //! A probe that takes the lock, even for microseconds, makes a scrape that starts at that moment fail,
-//! and two status runs would see each other. So the kernel's table is read instead, and an absence from
-//! it is believed only where it proves something.
+//! and two status runs would see each other. So the kernel's table is read, and an NFS server is asked; only
+//! where neither proves anything is the lock taken, shared and for a moment.
 
-use crate::lock::file::{self, LockFile};
-use crate::lock::holders::{self, Search};
-use crate::lock::table::{Entry, LockKey, LockType, entries_about};
-use crate::sys::file::{plain, reopen};
+use crate::lock::file::LockFile;
+use crate::lock::table::{Entry, LockKey, LockType, entries_with};
+use crate::sys::mounts::{self, Mount};
 use crate::sys::procfs;
-use rustix::fs::{FlockOperation, PROC_SUPER_MAGIC, flock, fstatfs};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, flock, fstatfs, openat, openat2};
 use rustix::io::Errno;
-use serde::Serialize;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// A table of at most this size came in one piece: `read` gives whole lines up to a page of 4,096 bytes
-/// (seq_read_iter in the kernel's fs/seq_file.c), and this leaves room for a line that did not fit because
-/// many wait for its lock.
+/// A table of at most this size comes in one piece: `read` gives whole lines up to a page of 4,096 bytes
+/// (seq_read_iter in the kernel's fs/seq_file.c), except for a lock that has many waiters.
 const ONE_PIECE_MAX_BYTES: usize = 2048;
 
-/// Equal readings of a longer table that prove an absence.
-const EQUAL_READINGS: usize = 3;
-
-/// Readings of a table that keeps changing. They miss a held lock about once in 75 times when 200 other
-/// locks come and go.
-const MAX_READINGS: usize = 12;
+/// Sizes of the pieces in which a longer table is read, a size a reading: its lines shift between two pieces,
+/// and one may fall through the gap, but not through five gaps at different places.
+const PIECE_BYTES: [usize; 5] = [4096, 3500, 2900, 2300, 1700];
 
 /// Maximum size read of the table: about a million locks.
 const TABLE_MAX_BYTES: usize = 64 << 20;
 
+/// How long the table may take to be read.
+const TABLE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// After a shared lock was seen it is looked at once more: it may be the probe of another status run.
 const SHARED_LOCK_RECHECK: Duration = Duration::from_millis(50);
 
-/// How often a lock that changes during a look is looked at afresh.
-const MAX_LOOKS: usize = 3;
+/// How long a client's delegation may take to be recalled, and how often that is looked at.
+const RECALL_TIMEOUT: Duration = Duration::from_secs(2);
+const RECALL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The kernel's answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum KernelLock {
-    /// No file is at the path.
-    NoFile,
-    NotHeld,
-    Held,
-    /// A process has a flock on the file that was at the path before it was deleted, replaced or moved.
-    HeldUnlinked,
-    /// It is unknown, and why.
-    Unknown(String),
+/// What the table says about one file.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    pub(crate) entries: Vec<Entry>,
+    /// The file has no other entries. That proves something only in the initial PID namespace.
+    pub(crate) is_whole: bool,
 }
 
-/// How the answer was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum ObservedVia {
-    /// There is no lock file.
-    Path,
-    /// `/proc/locks`.
-    ProcLocks,
-    /// The lock lines of `/proc/PID/fdinfo`.
-    Fdinfo,
-    /// A shared lock, taken and released at once.
-    Probe,
-    /// Nothing gave an answer.
-    Nothing,
+impl Table {
+    /// Reads the locks of a file, which may have several keys. A line that is there is the truth; that one is not
+    /// there takes more to prove.
+    pub(crate) fn read(keys: &[LockKey]) -> io::Result<Table> {
+        let columns: Vec<String> = keys.iter().map(|key| key.column()).collect();
+        let is_shared = |entry: &Entry| entry.is_waiter || (entry.lock_type == LockType::Flock && !entry.is_exclusive);
+        let read = || read_pieces(&columns, |entries| !entries.is_empty());
+        let table = read()?;
+        if table.entries.is_empty() || !table.entries.iter().all(is_shared) {
+            return Ok(table);
+        }
+        pause(SHARED_LOCK_RECHECK);
+        read()
+    }
+
+    /// Reads the locks of all files of a device.
+    pub(crate) fn read_device(major: u32, minor: u32) -> io::Result<Table> {
+        read_pieces(&[LockKey::start_of_column(major, minor)], |_| false)
+    }
+
+    /// Whether a lock keeps scrapes out.
+    pub(crate) fn is_held(&self) -> bool {
+        self.entries.iter().any(Entry::keeps_out_scrapes)
+    }
+
+    pub(crate) fn waiters(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.is_waiter).count()
+    }
+
+    /// Held only by fcntl(2), which does not exclude a flock on this machine.
+    pub(crate) fn is_fcntl_lock(&self) -> bool {
+        self.is_held() && !self.entries.iter().any(|entry| entry.lock_type == LockType::Flock && !entry.is_waiter)
+    }
+
+    fn has_delegation(&self) -> bool {
+        self.entries.iter().any(|entry| entry.lock_type == LockType::Delegation)
+    }
 }
 
-/// The kernel's answer with its circumstances.
-#[derive(Debug, Serialize)]
-pub(crate) struct Sighting {
-    #[serde(skip)]
-    pub(crate) lock: KernelLock,
-    /// Who has it, when it is held.
-    #[serde(flatten)]
-    pub(crate) search: Search,
-    /// Number of processes that wait for it.
-    pub(crate) waiters: usize,
-    #[serde(rename = "observed_via")]
-    pub(crate) via: ObservedVia,
-    /// Held by fcntl(2), which does not exclude a flock on this machine.
-    #[serde(skip)]
-    pub(crate) is_fcntl_lock: bool,
-}
-
-/// Looks at the lock.
-pub(crate) fn look(lock: &Path) -> Sighting {
-    let mut last = Sighting::unknown("the lock file keeps being replaced");
-    for _ in 0..MAX_LOOKS {
-        let found = match file::find(lock) {
-            Ok(Some(found)) => found,
-            Ok(None) => return Sighting::new(KernelLock::NoFile, ObservedVia::Path),
-            Err(error) => return Sighting::unknown(format!("cannot look at the lock file: {}", plain(&error))),
-        };
-        let sighting = look_at(&found);
-        match sighting.lock {
-            KernelLock::NotHeld if !file::still_names(lock, &found) => {}
-            // It was released before its holder was found.
-            KernelLock::Held if sighting.search.holders.is_empty() && sighting.search.is_complete => last = sighting,
-            _ => return sighting,
+/// Reads `/proc/locks` until that is enough, or nothing can have been missed: a short table in one piece, a
+/// longer one in pieces of several sizes.
+fn read_pieces(columns: &[String], is_enough: impl Fn(&HashSet<Entry>) -> bool) -> io::Result<Table> {
+    let until = Instant::now() + TABLE_TIMEOUT;
+    let (mut seen, mut is_whole) = (HashSet::new(), true);
+    for piece in PIECE_BYTES {
+        let file = open()?;
+        let mut bytes = Vec::new();
+        let mut buffer = vec![0; piece];
+        while let length @ 1.. = file.read_at(&mut buffer, bytes.len() as u64)? {
+            bytes.extend_from_slice(&buffer[..length]);
+            if bytes.len() > TABLE_MAX_BYTES || Instant::now() > until {
+                is_whole = false;
+                break;
+            }
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        seen.extend(columns.iter().flat_map(|column| entries_with(&text, column)));
+        // Beyond the end the kernel has to go through all lines at once, and would give those that were missed.
+        let is_one_piece = bytes.len() <= ONE_PIECE_MAX_BYTES
+            && file.read_at(&mut buffer, bytes.len() as u64 + 1)? == 0
+            && file.read_at(&mut buffer, 0)? == bytes.len()
+            && buffer.starts_with(&bytes);
+        if is_enough(&seen) || is_one_piece || !is_whole {
+            break;
         }
     }
-    last
+    Ok(Table { entries: seen.into_iter().collect(), is_whole })
 }
 
-fn look_at(file: &LockFile) -> Sighting {
-    let table = read_until_sure(file.key);
-    if let Ok(entries) = &table
-        && entries.iter().any(|entry| entry.keeps_out_scrapes())
-    {
-        return Sighting {
-            is_fcntl_lock: !entries.iter().any(|entry| entry.lock_type == LockType::Flock && !entry.is_waiter),
-            waiters: entries.iter().filter(|entry| entry.is_waiter).count(),
-            search: holders::search(file),
-            ..Sighting::new(KernelLock::Held, ObservedVia::ProcLocks)
-        };
+/// Opens the table itself: in a container something else may be mounted over it.
+fn open() -> io::Result<File> {
+    let proc = openat(CWD, "/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    if fstatfs(&proc)?.f_type != PROC_SUPER_MAGIC {
+        return Err(io::Error::other("/proc is something else"));
     }
-    if let Some(kind) = file.irregular {
-        return Sighting::unknown(format!("the lock path is {kind}, not a regular file"));
-    }
-    if table.is_ok() && file.is_local && procfs::sees_every_process() {
-        return Sighting::new(KernelLock::NotHeld, ObservedVia::ProcLocks);
-    }
-    look_closer(file)
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(openat2(proc, "locks", flags, Mode::empty(), ResolveFlags::NO_XDEV)?.into())
 }
 
-/// Looks where an absence from the table proves nothing: in a container, on a network file system,
-/// without `/proc/locks`.
-fn look_closer(file: &LockFile) -> Sighting {
-    let search = holders::search(file);
-    if !search.holders.is_empty() {
-        return Sighting { search, ..Sighting::new(KernelLock::Held, ObservedVia::Fdinfo) };
-    }
-    match probe(file) {
-        Ok(true) => Sighting { search, ..Sighting::new(KernelLock::Held, ObservedVia::Probe) },
-        Ok(false) => Sighting::new(KernelLock::NotHeld, ObservedVia::Probe),
-        Err(error) => Sighting::unknown(format!("the lock file cannot be probed: {}", plain(&error))),
-    }
-}
-
-/// Whether somebody holds the lock exclusively, found out by taking it shared for a moment.
-fn probe(file: &LockFile) -> io::Result<bool> {
+/// Whether somebody holds the lock exclusively, found out by taking it shared for a moment. An SMB server
+/// says EACCES instead of EWOULDBLOCK.
+pub(crate) fn probe(file: &LockFile) -> io::Result<bool> {
     #[expect(clippy::disallowed_methods, reason = "the last resort, and only there")]
-    match flock(reopen(&file.path_fd)?, FlockOperation::NonBlockingLockShared) {
+    match flock(reopen(file, OFlags::empty())?, FlockOperation::NonBlockingLockShared) {
         // Closing the descriptor released it.
         Ok(()) => Ok(false),
-        Err(Errno::WOULDBLOCK) => Ok(true),
+        Err(Errno::WOULDBLOCK | Errno::ACCESS) => Ok(true),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// The entries about `key`, after a probe's shared lock has had time to go.
-fn read_until_sure(key: LockKey) -> io::Result<Vec<Entry>> {
-    let entries = read_until_found(key)?;
-    let is_probe = |entry: &Entry| entry.is_waiter || (entry.lock_type == LockType::Flock && !entry.is_exclusive);
-    if entries.is_empty() || !entries.iter().all(is_probe) {
-        return Ok(entries);
-    }
-    #[expect(clippy::disallowed_methods, reason = "nothing says when another process releases its lock")]
-    std::thread::sleep(SHARED_LOCK_RECHECK);
-    read_until_found(key)
+/// Asks whether a write lock of the whole file, which is what a client's flock is on an NFS server, would be
+/// refused. Takes nothing. `l_pid` of the answer is worthless.
+pub(crate) fn would_be_refused(file: &LockFile) -> io::Result<bool> {
+    let mut wanted = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    #[expect(clippy::disallowed_methods, reason = "F_OFD_GETLK takes no lock")]
+    fcntl(reopen(file, OFlags::empty())?, FcntlArg::F_OFD_GETLK(&mut wanted))?;
+    Ok(wanted.l_type != libc::F_UNLCK as libc::c_short)
 }
 
-/// The entries about `key` from the first reading that has any, or none after enough readings to believe
-/// it: the table may shift between two `read`s of one reading, and a line fall through the gap.
-fn read_until_found(key: LockKey) -> io::Result<Vec<Entry>> {
-    let table = File::open("/proc/locks")?;
-    // In a container something else, and empty, may be mounted over it.
-    if fstatfs(&table)?.f_type != PROC_SUPER_MAGIC {
-        return Err(io::Error::other("/proc/locks is not the kernel's"));
+/// Opens the file for reading, without the delegation that an NFS server would give: if this host died then,
+/// the next scrape elsewhere would have to wait for it.
+fn reopen(file: &LockFile, more: OFlags) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", file.path_fd.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY | more;
+    match openat(CWD, &path, flags | OFlags::DIRECT, Mode::empty()) {
+        Err(Errno::INVAL) => Ok(openat(CWD, &path, flags, Mode::empty())?),
+        opened => Ok(opened?),
     }
-    let mut previous = Vec::new();
-    let mut equal_readings = 0;
-    for _ in 0..MAX_READINGS {
-        let reading = read_once(&table)?;
-        let entries = entries_about(&String::from_utf8_lossy(&reading), key);
-        equal_readings = if reading == previous { equal_readings + 1 } else { 1 };
-        if !entries.is_empty() || reading.len() <= ONE_PIECE_MAX_BYTES || equal_readings == EQUAL_READINGS {
-            return Ok(entries);
+}
+
+/// Recalls the write delegation of a client of this NFS server, which may hide the client's lock: to open the
+/// file does that. None if the client does not give it back.
+pub(crate) fn recall(file: &LockFile, mut table: Table) -> io::Result<Option<Table>> {
+    let until = Instant::now() + RECALL_TIMEOUT;
+    while table.has_delegation() && !table.is_held() {
+        if Instant::now() > until {
+            return Ok(None);
         }
-        previous = reading;
+        if !matches!(reopen(file, OFlags::empty()), Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            // It was given back, or was only for reading.
+            return Table::read(&[file.key]).map(Some);
+        }
+        pause(RECALL_INTERVAL);
+        table = Table::read(&[file.key])?;
     }
-    Ok(Vec::new())
+    Ok(Some(table))
 }
 
-fn read_once(table: &File) -> io::Result<Vec<u8>> {
-    let mut reading = Vec::new();
-    let mut piece = [0; 16 << 10];
-    loop {
-        match table.read_at(&mut piece, reading.len() as u64)? {
-            0 => return Ok(reading),
-            _ if reading.len() > TABLE_MAX_BYTES => return Err(io::Error::other("/proc/locks has no end")),
-            length => reading.extend_from_slice(&piece[..length]),
+/// Whether an NFS server on this machine waits for its clients to tell their locks again, after a restart.
+pub(crate) fn is_in_grace() -> bool {
+    procfs::read("/proc/fs/nfsd/v4_end_grace").is_ok_and(|ended| ended.trim() == "N")
+}
+
+/// The keys of a file on all mounts of its NFS server: one export may be mounted twice, as different devices.
+pub(crate) fn keys_on_server(file: &LockFile) -> io::Result<Vec<LockKey>> {
+    let server = |mount: &Mount| mount.source.to_string_lossy().split(":/").next().map(str::to_owned);
+    let is_twin = |mount: &Mount| mount.fs_type.starts_with("nfs") && server(mount) == server(&file.mount);
+    let twins = mounts::all()?.into_iter().filter(is_twin);
+    let mut keys = vec![file.key];
+    for key in twins.map(|mount| LockKey { major: mount.major, minor: mount.minor, ..file.key }) {
+        if !keys.contains(&key) {
+            keys.push(key);
         }
     }
+    Ok(keys)
 }
 
-impl Sighting {
-    fn new(lock: KernelLock, via: ObservedVia) -> Sighting {
-        let nobody =
-            Search { holders: Vec::new(), is_complete: matches!(lock, KernelLock::NoFile | KernelLock::NotHeld) };
-        Sighting { lock, via, is_fcntl_lock: false, waiters: 0, search: nobody }
-    }
-
-    /// Held on a file that is no longer at the path.
-    pub(crate) fn unlinked(search: Search) -> Sighting {
-        Sighting { search, ..Sighting::new(KernelLock::HeldUnlinked, ObservedVia::Fdinfo) }
-    }
-
-    fn unknown(why: impl Into<String>) -> Sighting {
-        Sighting::new(KernelLock::Unknown(why.into()), ObservedVia::Nothing)
-    }
+fn pause(duration: Duration) {
+    #[expect(clippy::disallowed_methods, reason = "nothing says when another process or host releases a lock")]
+    std::thread::sleep(duration);
 }

@@ -42,6 +42,9 @@ pub(crate) struct Recorded {
     /// Whether the process that wrote the sidecar runs; null when that cannot be seen from here.
     #[serde(rename = "running", serialize_with = "running")]
     pub(crate) writer: Writer,
+    /// `host=` names this host.
+    #[serde(skip)]
+    pub(crate) is_from_this_host: bool,
 }
 
 /// What has become of the process that wrote the sidecar.
@@ -57,18 +60,7 @@ pub(crate) enum Writer {
     OtherHost(Foreign),
     /// It may run outside this PID namespace.
     Hidden,
-    Running(Descriptors),
-}
-
-/// What the descriptors of a recorded process show.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Descriptors {
-    /// They were not looked at: the kernel says who holds the lock.
-    NotLookedAt,
-    /// It has no flock on this lock file, nor on one that was there before.
-    NoLock,
-    /// They cannot be read, and why.
-    Unreadable(String),
+    Running,
 }
 
 /// The first value of each known key.
@@ -93,7 +85,16 @@ impl Claim {
         };
         let Some(pid) = sidecar.pid.as_ref().and_then(usable_pid) else { return Claim::NoPid(sidecar.pid) };
         let (writer, started_at) = (sidecar.writer(pid), sidecar.started_at());
-        Claim::Recorded(Recorded { pid, started: sidecar.started, started_at, cmd: sidecar.cmd, writer })
+        let is_from_this_host =
+            sidecar.host().is_some_and(|host| Some(host) == procfs::host().as_deref().map(str::as_bytes));
+        Claim::Recorded(Recorded {
+            pid,
+            started: sidecar.started,
+            started_at,
+            cmd: sidecar.cmd,
+            writer,
+            is_from_this_host,
+        })
     }
 
     /// The sidecar's claim, when it names a process.
@@ -107,8 +108,27 @@ impl Claim {
     /// The process that the sidecar names, when it runs and plausibly wrote it.
     pub(crate) fn running_writer(&self) -> Option<i32> {
         match self {
-            Claim::Recorded(Recorded { pid, writer: Writer::Running(_), .. }) => i32::try_from(*pid).ok(),
+            Claim::Recorded(Recorded { pid, writer: Writer::Running, .. }) => i32::try_from(*pid).ok(),
             _ => None,
+        }
+    }
+
+    /// Whether the sidecar is the one that this process wrote.
+    pub(crate) fn is_own(&self) -> bool {
+        let is_own = |recorded: &Recorded| {
+            recorded.pid == u64::from(std::process::id())
+                && !matches!(recorded.writer, Writer::OtherHost(_) | Writer::EarlierBoot)
+        };
+        self.recorded().is_some_and(is_own)
+    }
+
+    /// A recorded process that holds the lock wrote the sidecar, whatever the times say: clocks are set.
+    pub(crate) fn confirm_writer(&mut self, holds: impl Fn(u64) -> bool) {
+        if let Claim::Recorded(recorded) = self
+            && matches!(recorded.writer, Writer::Recycled | Writer::Hidden)
+            && holds(recorded.pid)
+        {
+            recorded.writer = Writer::Running;
         }
     }
 
@@ -122,7 +142,7 @@ impl Writer {
     /// None when it cannot be seen from here.
     pub(crate) fn is_running(&self) -> Option<bool> {
         match self {
-            Writer::Running(_) => Some(true),
+            Writer::Running => Some(true),
             Writer::Gone | Writer::Recycled | Writer::EarlierBoot => Some(false),
             Writer::OtherHost(_) | Writer::Hidden => None,
         }
@@ -169,7 +189,7 @@ impl Sidecar {
         let is_later =
             |recorded: SystemTime| procfs::started_at(pid).is_some_and(|now| now > recorded + STARTED_TOLERANCE);
         match procfs::is_running(pid) {
-            true if !self.started_at().is_some_and(is_later) => Writer::Running(Descriptors::NotLookedAt),
+            true if !self.started_at().is_some_and(is_later) => Writer::Running,
             _ if procfs::may_be_hidden(pid) => Writer::Hidden,
             true => Writer::Recycled,
             false => Writer::Gone,

@@ -3,7 +3,7 @@
 
 /// An inode as the lock table names it. The device is the super block's, which `stat` does not report on
 /// btrfs and overlayfs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct LockKey {
     pub(crate) major: u32,
     pub(crate) minor: u32,
@@ -11,25 +11,32 @@ pub(crate) struct LockKey {
 }
 
 impl LockKey {
-    /// The key's text in the table, between the pid and the range.
-    fn column(self) -> String {
-        format!(" {:02x}:{:02x}:{} ", self.major, self.minor, self.inode)
+    /// The text of the key in the table, between the pid and the range.
+    pub(crate) fn column(self) -> String {
+        format!("{}{} ", LockKey::start_of_column(self.major, self.minor), self.inode)
+    }
+
+    /// What the keys of all files of a device start with.
+    pub(crate) fn start_of_column(major: u32, minor: u32) -> String {
+        format!(" {major:02x}:{minor:02x}:")
     }
 }
 
 /// The kind of a lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum LockType {
     /// flock(2).
     Flock,
     /// fcntl(2), of a process (`POSIX`) or of an open file description (`OFDLCK`).
     Posix,
-    /// Leases, delegations and whatever comes later: they do not exclude a flock.
+    /// What an NFS client may keep its locks under, unseen by the server.
+    Delegation,
+    /// Leases and whatever comes later: they do not exclude a flock.
     Other,
 }
 
 /// One line about a lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Entry {
     pub(crate) lock_type: LockType,
     /// `WRITE`; anything else shares.
@@ -50,7 +57,7 @@ impl Entry {
             && match self.lock_type {
                 LockType::Flock => true,
                 LockType::Posix => self.is_exclusive,
-                LockType::Other => false,
+                LockType::Delegation | LockType::Other => false,
             }
     }
 }
@@ -69,6 +76,7 @@ pub(crate) fn parse_line(line: &str) -> Option<Entry> {
     let lock_type = match word {
         "FLOCK" => LockType::Flock,
         "POSIX" | "OFDLCK" => LockType::Posix,
+        "DELEG" => LockType::Delegation,
         _ => LockType::Other,
     };
     let _advisory = words.next()?;
@@ -81,16 +89,16 @@ pub(crate) fn parse_line(line: &str) -> Option<Entry> {
     Some(Entry { lock_type, is_exclusive, is_waiter, pid, key })
 }
 
-/// The entries about one inode in a table's text.
-pub(crate) fn entries_about(table: &str, key: LockKey) -> Vec<Entry> {
-    let column = key.column();
+/// The entries of a table's lines that have `column`.
+pub(crate) fn entries_with(table: &str, column: &str) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut rest = table;
-    // Most lines of a long table are about other files: only those with this key are parsed.
-    while let Some(at) = rest.find(&column) {
+    // Most lines of a long table are about other files: only those with the column are parsed.
+    while let Some(at) = rest.find(column) {
         let start = rest[..at].rfind('\n').map_or(0, |newline| newline + 1);
         let end = rest[at..].find('\n').map_or(rest.len(), |newline| at + newline);
-        entries.extend(parse_line(&rest[start..end]).filter(|entry| entry.key == Some(key)));
+        let has_column = |entry: &Entry| entry.key.is_some_and(|key| key.column().starts_with(column));
+        entries.extend(parse_line(&rest[start..end]).filter(has_column));
         rest = &rest[end..];
     }
     entries
@@ -154,7 +162,7 @@ mod tests {
         assert_eq!(lock("5: POSIX  *NOINODE* READ 0 <none>:0 0 0"), Some((LockType::Posix, false, 0)));
         assert_eq!(
             lock("6: DELEG  BREAKING  UNLCK 0 103:0a:18446744073709551615 0 EOF").map(|l| l.0),
-            Some(LockType::Other)
+            Some(LockType::Delegation)
         );
     }
 
@@ -188,14 +196,14 @@ mod tests {
                      3: FLOCK  ADVISORY  WRITE 4 fe:01:10010645 0 EOF\n\
                      4: FLOCK  ADVISORY  WRITE 5 1fe:00:10010645 0 EOF\n\
                      5: FLOCK  ADVISORY  WRITE 6 fe:00:100106451 0 EOF";
-        assert_eq!(entries_about(table, KEY), [flock(2), Entry { is_waiter: true, ..flock(3) }]);
+        assert_eq!(entries_with(table, &KEY.column()), [flock(2), Entry { is_waiter: true, ..flock(3) }]);
     }
 
     proptest! {
         #[test]
         fn any_text_is_read_without_panic(text: String) {
             parse_line(&text);
-            entries_about(&text, KEY);
+            entries_with(&text, &KEY.column());
             fdinfo_entries(&text).count();
         }
 
@@ -210,7 +218,7 @@ mod tests {
             let mut table: String = before.iter().map(|&(inode, pid)| line(1, pid, other(inode))).collect();
             table += &line(99, pid, key);
             table.extend((0..after).map(|inode| line(3, 1, other(inode))));
-            let found = entries_about(&table, key);
+            let found = entries_with(&table, &key.column());
             prop_assert_eq!(found.len(), 1);
             prop_assert_eq!((found[0].pid, found[0].key), (pid, Some(key)));
         }

@@ -18,7 +18,7 @@ pub(crate) fn reclaim(report: &LockReport, paint: Paint) -> anyhow::Result<(Stri
         LockState::FreeNoFile | LockState::FreeNotHeld => match &report.seen.claim {
             // A scrape that has just released the lock, or that runs elsewhere.
             Claim::Recorded(recorded)
-                if matches!(recorded.writer, Writer::Running(_) | Writer::OtherHost(_) | Writer::Hidden) =>
+                if matches!(recorded.writer, Writer::Running | Writer::OtherHost(_) | Writer::Hidden) =>
             {
                 anyhow::bail!(
                     "the sidecar is not known to be stale: pid {} may still run\n\
@@ -26,6 +26,7 @@ pub(crate) fn reclaim(report: &LockReport, paint: Paint) -> anyhow::Result<(Stri
                     recorded.pid
                 )
             }
+            Claim::Unreadable(why) => anyhow::bail!("the sidecar cannot be read: {why}\nhint: nothing was removed"),
             _ => return ends(nothing, Verdict::Yes),
         },
         LockState::Stale(pid) => *pid,

@@ -2,9 +2,10 @@
 //! within a schema, fields are only added.
 
 use crate::lock::judge::{Judgement, LockState, judge};
-use crate::lock::observe::{Observation, observe};
+use crate::lock::observe::{Observation, ObservedVia, observe};
 use crate::target::Resolved;
 use crate::verdict::Verdict;
+use crate::wait::{COSTLY_LOOK_INTERVAL, LOOK_INTERVAL};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,6 +46,11 @@ impl LockReport {
     /// Whether a scrape may start.
     pub(crate) fn verdict(&self) -> Verdict {
         verdict(&self.judgement.state)
+    }
+
+    /// How soon a held lock may be looked at again.
+    pub(crate) fn look_interval(&self) -> Duration {
+        if self.seen.via == ObservedVia::ProcLocks { LOOK_INTERVAL } else { COSTLY_LOOK_INTERVAL }
     }
 
     /// How long the lock has been held, by its holder's own account.

@@ -27,15 +27,15 @@ pub(crate) fn whole(report: &LockReport, paint: Paint) -> String {
     if let Some(age) = report.age() {
         line("age", &in_words(age));
     }
-    let holders = &report.seen.sighting.search.holders;
+    let holders = &report.seen.walk.holders;
     for holder in holders.iter().take(MAX_HOLDERS_SHOWN) {
         line("open in", &format!("pid {} {}", holder.pid, holder.command));
     }
     if let more @ 1.. = holders.len().saturating_sub(MAX_HOLDERS_SHOWN) {
         line("open in", &format!("{more} more"));
     }
-    if report.seen.sighting.waiters > 0 {
-        line("waiting", &report.seen.sighting.waiters.to_string());
+    if report.seen.waiters > 0 {
+        line("waiting", &report.seen.waiters.to_string());
     }
     for note in &report.judgement.notes {
         line("note", note);
@@ -52,7 +52,7 @@ pub(crate) fn head(report: &LockReport) -> String {
 
 /// What is waited for, in a line.
 pub(crate) fn waiting_for(report: &LockReport) -> String {
-    let holder = match (report.seen.claim.recorded(), report.seen.sighting.search.holders.first()) {
+    let holder = match (report.seen.claim.recorded(), report.seen.walk.holders.first()) {
         (Some(recorded), _) if recorded.writer.is_running() == Some(true) => format!(" by pid {}", recorded.pid),
         (_, Some(holder)) => format!(" by pid {} {}", holder.pid, holder.command),
         _ => String::new(),
@@ -76,7 +76,7 @@ fn holder(recorded: &Recorded) -> String {
     let running = match &recorded.writer {
         Writer::OtherHost(host) => format!("on host {host}"),
         Writer::Hidden => "hidden".to_owned(),
-        Writer::Running(_) => "running".to_owned(),
+        Writer::Running => "running".to_owned(),
         Writer::Gone | Writer::Recycled | Writer::EarlierBoot => "not running".to_owned(),
     };
     let started = recorded.started.as_ref().filter(|text| !text.0.is_empty());

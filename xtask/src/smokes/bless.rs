@@ -1,33 +1,28 @@
 //! `--bless`: rewrites a case's expectation in its file. Comments, layout and matching wildcards stay.
 
-use crate::smokes::case::{Case, Expect};
+use crate::smokes::case::{Case, Expect, TextExpect};
 use crate::smokes::expect::realigned;
 use crate::smokes::names::Names;
+use crate::sys::child::{End, Finished};
 use std::ops::Range;
 
-/// What a program did.
-pub(crate) struct Observed {
-    /// None if a signal ended it.
-    pub(crate) exit: Option<i32>,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
-/// The text of a case file that expects what was observed.
-pub(crate) fn blessed(file: &str, case: &Case, observed: &Observed, names: &Names) -> anyhow::Result<String> {
+/// The text of a case file that expects what came out.
+pub(crate) fn blessed(file: &str, case: &Case, finished: &Finished, names: &Names) -> anyhow::Result<String> {
     let Expect { exit, stdout, stderr, .. } = case.expect.get_ref();
     let mut changes: Vec<(Range<usize>, String)> = Vec::new();
-    if let Some(code) = observed.exit.filter(|code| code != exit.get_ref()) {
+    let code = if let End::Exited(status) = finished.end { status.code() } else { None };
+    if let Some(code) = code.filter(|code| code != exit.get_ref()) {
         changes.push((exit.span(), code.to_string()));
     }
-    for (name, expect, text) in [("stdout", stdout, &observed.stdout), ("stderr", stderr, &observed.stderr)] {
+    for (name, expect, bytes) in [("stdout", stdout, &finished.stdout), ("stderr", stderr, &finished.stderr)] {
+        let text = String::from_utf8_lossy(bytes);
         if let Some(is) = &expect.is {
-            let pattern = realigned(&names.fill(is.get_ref())?, text);
+            let pattern = realigned(&names.fill(is.get_ref())?, &text);
             changes.push((is.span(), literal(&names.unfill(&pattern))));
-        } else if expect.expects_nothing() && !text.is_empty() {
+        } else if *expect == TextExpect::default() && !text.is_empty() {
             // Nothing was expected so far: it goes after the exit code, into the same table.
             let end = exit.span().end;
-            changes.push((end..end, format!("\n{name}.is = {}", literal(&names.unfill(text)))));
+            changes.push((end..end, format!("\n{name}.is = {}", literal(&names.unfill(&text)))));
         }
     }
     changes.sort_by_key(|(span, _)| span.start);
@@ -51,20 +46,22 @@ fn literal(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::smokes::discover::parse;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
 
     #[test]
     fn only_what_differs_is_rewritten() {
         let file = "# why\nargs = ['x'] # mine\n\n[expect]\nexit = 0 # zero\nstdout.is = '''\na [..]\nold\n'''\n";
-        let case: Case = parse(file).unwrap();
+        let case: Case = toml::from_str(file).unwrap();
         let mut names = Names::default();
         names.set("ROOT", "/r");
-        let observed = Observed { exit: Some(2), stdout: "a b\nnew /r/x\n".into(), stderr: "oh\n".into() };
+        let end = End::Exited(ExitStatus::from_raw(2 << 8));
+        let finished = Finished { end, stdout: "a b\nnew /r/x\n".into(), stderr: "oh\n".into() };
         let expected = "# why\nargs = ['x'] # mine\n\n[expect]\nexit = 2\nstderr.is = '''\noh\n''' # zero\n\
                         stdout.is = '''\na [..]\nnew [ROOT]/x\n'''\n";
-        let result = blessed(file, &case, &observed, &names).unwrap();
+        let result = blessed(file, &case, &finished, &names).unwrap();
         assert_eq!(result, expected);
-        let again = blessed(&result, &parse(&result).unwrap(), &observed, &names).unwrap();
+        let again = blessed(&result, &toml::from_str(&result).unwrap(), &finished, &names).unwrap();
         assert_eq!(again, result, "a blessed case passes");
     }
 

@@ -1,11 +1,8 @@
 //! What a case file may say. Serde's enums here are externally tagged: the others lose the positions of
 //! their errors.
 
-use crate::smokes::names;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::{Component, Path};
 use toml::Spanned;
 
@@ -15,21 +12,15 @@ pub(crate) type Text = Spanned<String>;
 /// The base of a case that names none.
 pub(crate) const DEFAULT_BASE: &str = "default";
 
-/// What can be read from a file and checked.
-pub(crate) trait Document: DeserializeOwned {
-    /// What is wrong with a document that could be parsed.
-    fn mistakes(&self) -> Vec<Mistake>;
-}
-
 /// One smoke: how to set the stage, what to run, what must come out.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Case {
     /// The command line after `cargo xtask`.
-    pub(crate) args: Vec<Text>,
+    pub(crate) args: Vec<String>,
     /// Environment variables besides the clean few that every case has.
     #[serde(default)]
-    pub(crate) env: BTreeMap<String, Text>,
+    pub(crate) env: BTreeMap<String, String>,
     /// It needs to inspect every process: it is run only as root, and not in a container.
     #[serde(default)]
     pub(crate) sees_all: bool,
@@ -47,8 +38,8 @@ pub(crate) struct Case {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Base {
-    env: BTreeMap<String, Text>,
-    stage: StagePlan,
+    env: BTreeMap<String, String>,
+    pub(crate) stage: StagePlan,
 }
 
 /// What is on the stage besides the empty folders `archive`, `bin`, `home` and `tmp`. Paths start at the
@@ -62,9 +53,9 @@ pub(crate) struct StagePlan {
     without: Vec<Text>,
     pub(crate) folders: Vec<Text>,
     /// Path and content.
-    pub(crate) files: BTreeMap<Text, Text>,
+    pub(crate) files: BTreeMap<Text, String>,
     /// Path and target.
-    pub(crate) links: BTreeMap<Text, Text>,
+    pub(crate) links: BTreeMap<Text, String>,
     pub(crate) fifos: Vec<Text>,
     /// Path and permissions, such as `0o644`; set last.
     pub(crate) modes: BTreeMap<Text, u32>,
@@ -77,19 +68,14 @@ pub(crate) struct StagePlan {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) enum LockPlan {
-    /// There is a lock file, and nobody holds it.
-    Unheld(UnheldPlan),
+    /// There is a lock file, perhaps with a sidecar of this content, and nobody holds it.
+    Unheld {
+        #[serde(default = "default_lock")]
+        at: Text,
+        sidecar: Option<String>,
+    },
     /// A live child holds it.
     Held(HeldPlan),
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct UnheldPlan {
-    #[serde(default = "default_lock")]
-    pub(crate) at: Text,
-    /// The content of the sidecar, if there is one.
-    pub(crate) sidecar: Option<Text>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -104,7 +90,7 @@ pub(crate) struct HeldPlan {
     /// What happens to the lock file while it is held.
     pub(crate) unlinked: Option<Unlinked>,
     /// Replaces the sidecar once the lock is held.
-    pub(crate) sidecar: Option<Text>,
+    pub(crate) sidecar: Option<String>,
 }
 
 /// How a lock file disappears from its path.
@@ -128,6 +114,8 @@ pub(crate) enum HolderKind {
     HostRunner,
     /// This program itself, as `lock-run`.
     LockRun,
+    /// There is a lock file, and a live process that does not hold it.
+    Nobody,
 }
 
 /// What must come out.
@@ -151,60 +139,30 @@ pub(crate) struct Expect {
 }
 
 /// What a text must be; empty, unless something is said.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct TextExpect {
     /// The whole text; `[..]` matches any part of a line, a line `...` any number of lines.
     pub(crate) is: Option<Text>,
     /// Lines that must be there, with `[..]`.
-    pub(crate) has: Vec<Text>,
+    pub(crate) has: Vec<String>,
     /// Lines that must not be there, with `[..]`.
-    pub(crate) lacks: Vec<Text>,
-}
-
-/// Something wrong in a case file.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Mistake {
-    /// Where, in bytes.
-    pub(crate) span: Range<usize>,
-    pub(crate) what: String,
-}
-
-impl TextExpect {
-    /// Whether the text must be empty.
-    pub(crate) fn expects_nothing(&self) -> bool {
-        self.is.is_none() && self.has.is_empty() && self.lacks.is_empty()
-    }
-}
-
-impl Document for Case {
-    fn mistakes(&self) -> Vec<Mistake> {
-        let expect = self.expect.get_ref();
-        let expected = [&expect.stdout, &expect.stderr];
-        let expected = expected.into_iter().flat_map(|text| text.is.iter().chain(&text.has).chain(&text.lacks));
-        let texts = self.args.iter().chain(self.env.values()).chain(expected);
-        let paths = expect.present.iter().chain(&expect.absent);
-        self.stage.mistakes(texts, paths)
-    }
-}
-
-impl Document for Base {
-    fn mistakes(&self) -> Vec<Mistake> {
-        self.stage.mistakes(self.env.values(), std::iter::empty())
-    }
+    pub(crate) lacks: Vec<String>,
 }
 
 impl Case {
     /// The case with everything that its base has and it has not.
-    pub(crate) fn on(mut self, base: &Base) -> Case {
-        for (name, value) in &base.env {
-            self.env.entry(name.clone()).or_insert_with(|| value.clone());
-        }
-        let mut stage = base.stage.clone();
-        for path in &self.stage.without {
-            stage.remove(path.get_ref());
-        }
-        let own = self.stage;
+    pub(crate) fn on(self, base: &Base) -> Case {
+        let mut env = base.env.clone();
+        env.extend(self.env);
+        let (mut stage, own) = (base.stage.clone(), self.stage);
+        let stays = |name: &Text| !own.without.iter().any(|path| Path::new(name.get_ref()).starts_with(path.get_ref()));
+        stage.folders.retain(stays);
+        stage.fifos.retain(stays);
+        stage.files.retain(|name, _| stays(name));
+        stage.links.retain(|name, _| stays(name));
+        stage.modes.retain(|name, _| stays(name));
+        stage.holes.retain(|name, _| stays(name));
         stage.folders.extend(own.folders);
         stage.fifos.extend(own.fifos);
         stage.files.extend(own.files);
@@ -212,53 +170,30 @@ impl Case {
         stage.modes.extend(own.modes);
         stage.holes.extend(own.holes);
         stage.lock = own.lock.or(stage.lock);
-        Case { stage, ..self }
+        Case { env, stage, ..self }
     }
 
-    /// The lock's holder, when a live child is to have it.
-    pub(crate) fn held(&self) -> Option<&HeldPlan> {
-        match &self.stage.lock {
-            Some(LockPlan::Held(held)) => Some(held),
-            _ => None,
-        }
+    /// Every path in it, for being checked.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Text> {
+        let Expect { present, absent, .. } = self.expect.get_ref();
+        self.stage.paths().chain(present).chain(absent)
     }
 }
 
 impl StagePlan {
-    /// Removes `path` and everything below it.
-    fn remove(&mut self, path: &str) {
-        let stays = |name: &Text| !Path::new(name.get_ref()).starts_with(path);
-        self.folders.retain(stays);
-        self.fifos.retain(stays);
-        self.files.retain(|name, _| stays(name));
-        self.links.retain(|name, _| stays(name));
-        self.modes.retain(|name, _| stays(name));
-        self.holes.retain(|name, _| stays(name));
+    /// Every path in it, for being checked.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Text> {
+        let lock = self.lock.as_ref().map(|(LockPlan::Unheld { at, .. } | LockPlan::Held(HeldPlan { at, .. }))| at);
+        let lists = self.without.iter().chain(&self.folders).chain(&self.fifos).chain(lock);
+        lists.chain(self.files.keys()).chain(self.links.keys()).chain(self.modes.keys()).chain(self.holes.keys())
     }
 
-    /// What is wrong with a plan, and with other texts and paths of its file.
-    fn mistakes<'a>(
-        &'a self,
-        texts: impl Iterator<Item = &'a Text>,
-        paths: impl Iterator<Item = &'a Text>,
-    ) -> Vec<Mistake> {
-        let (at, sidecar, is_held) = match &self.lock {
-            Some(LockPlan::Unheld(plan)) => (Some(&plan.at), plan.sidecar.as_ref(), false),
-            Some(LockPlan::Held(plan)) => (Some(&plan.at), plan.sidecar.as_ref(), true),
-            None => (None, None, false),
-        };
-        let mistake = |text: &Text, what: String| Mistake { span: text.span(), what };
-        let lists = self.folders.iter().chain(&self.fifos).chain(&self.without).chain(at);
-        let tables = self.files.keys().chain(self.links.keys()).chain(self.modes.keys()).chain(self.holes.keys());
-        let outside = paths.chain(lists).chain(tables).filter(|path| !stays_on_stage(path.get_ref()));
-        let mut mistakes: Vec<Mistake> =
-            outside.map(|path| mistake(path, format!("`{}` does not stay on the stage", path.get_ref()))).collect();
-        let is_known = |name: &str| names::EVERYWHERE.contains(&name) || (is_held && names::HELD.contains(&name));
-        for text in texts.chain(self.files.values()).chain(self.links.values()).chain(sidecar) {
-            let unknown = names::used_in(text.get_ref()).filter(|name| !is_known(name));
-            mistakes.extend(unknown.map(|name| mistake(text, format!("`[{name}]` has no value here"))));
+    /// The lock's holder, when a live child is to have it.
+    pub(crate) fn held(&self) -> Option<&HeldPlan> {
+        match &self.lock {
+            Some(LockPlan::Held(held)) => Some(held),
+            _ => None,
         }
-        mistakes
     }
 }
 
@@ -289,9 +224,9 @@ mod tests {
         let case = case.on(&base);
         let texts = |texts: &[Text]| texts.iter().map(|text| text.get_ref().clone()).collect::<Vec<_>>();
         assert_eq!(texts(&case.stage.folders), ["y", "w"]);
-        let files = case.stage.files.iter().map(|(name, text)| (&name.get_ref()[..], &text.get_ref()[..]));
+        let files = case.stage.files.iter().map(|(name, text)| (&name.get_ref()[..], &text[..]));
         assert_eq!(files.collect::<Vec<_>>(), [("y/1", "a"), ("z", "b")]);
-        assert_eq!((&case.env["A"].get_ref()[..], &case.env["B"].get_ref()[..]), ("1", "2"));
+        assert_eq!((&case.env["A"][..], &case.env["B"][..]), ("1", "2"));
     }
 
     #[test]

@@ -1,43 +1,47 @@
 //! Finds the smokes, and everything that is wrong with their files.
 
 use crate::config::Position;
-use crate::smokes::case::{Base, Case, DEFAULT_BASE, Document, Mistake};
+use crate::smokes::case::{Base, Case, DEFAULT_BASE, StagePlan, Text, stays_on_stage};
 use crate::smokes::expect::line_matches;
+use crate::smokes::names;
 use crate::smokes::smoke::{Kind, Smoke};
 use crate::sys::file::{self, Links};
 use crate::text::path;
 use anyhow::{Context, anyhow, bail};
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use toml::de::DeTable;
 
 /// Maximum size of a case file.
 const CASE_MAX_BYTES: u64 = 1 << 20;
 
-/// Maximum number of unknown keys reported of one file.
-const MAX_UNKNOWN_SHOWN: usize = 20;
-
 /// All smokes, by name: the cases in the folder `cases` and the `*-smoke.sh` in `scripts`.
 ///
 /// # Errors
-/// Everything that is wrong with them, not only the first mistake.
+/// The mistakes of all files together.
 pub(crate) fn discover(cases: &Path, scripts: &Path) -> anyhow::Result<Vec<Smoke>> {
     let (mut bases, mut smokes, mut mistakes) = (BTreeMap::new(), Vec::new(), Vec::new());
+    let name_of = |file: &Path| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     for file in files(&cases.join("base"), ".toml")? {
-        let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        match load::<Base>(&file) {
-            Ok((base, _)) => _ = bases.insert(name, base),
-            Err(found) => mistakes.extend(found),
-        }
+        let Ok((base, text)) = load::<Base>(&file).map_err(|mistake| mistakes.push(mistake)) else { continue };
+        mistakes.extend(mistakes_in(&file, &text, &base.stage, base.stage.paths()));
+        bases.insert(name_of(&file), base);
     }
     for file in files(cases, ".toml")? {
-        match load(&file).and_then(|(case, text)| on_base(case, &bases, &file, text)) {
-            Ok(kind) => smokes.push(Smoke::new(file, ".toml", kind)),
-            Err(found) => mistakes.extend(found),
+        let Ok((case, text)) = load::<Case>(&file).map_err(|mistake| mistakes.push(mistake)) else { continue };
+        mistakes.extend(mistakes_in(&file, &text, &case.stage, case.paths()));
+        let base = case.stage.base.as_ref();
+        let (name, at) = base.map_or((DEFAULT_BASE, 0), |base| (&base.get_ref()[..], base.span().start));
+        if let Some(base) = bases.get(name) {
+            let kind = Kind::Case(Box::new(case.on(base)), text);
+            smokes.push(Smoke { name: name_of(&file), file, kind });
+        } else {
+            let what = format!("there is no base `{name}` in fixtures/smokes/base");
+            mistakes.push(mistake(&file, &text, at, &what));
         }
     }
     for file in if scripts.is_dir() { files(scripts, "-smoke.sh")? } else { Vec::new() } {
-        smokes.push(Smoke::new(file, ".sh", Kind::Script));
+        smokes.push(Smoke { name: name_of(&file), file, kind: Kind::Script });
     }
     smokes.sort_by(|a, b| a.name.cmp(&b.name));
     for pair in smokes.windows(2).filter(|pair| pair[0].name == pair[1].name) {
@@ -48,85 +52,46 @@ pub(crate) fn discover(cases: &Path, scripts: &Path) -> anyhow::Result<Vec<Smoke
 
 /// The smokes that the filters choose: each filter either the one of exactly this name, or all that match it.
 pub(crate) fn chosen(smokes: Vec<Smoke>, filters: &[String]) -> anyhow::Result<Vec<Smoke>> {
-    let matches = |filter: &str, name: &str| {
-        if filter.contains('*') { line_matches(&filter.replace('*', "[..]"), name) } else { name.contains(filter) }
+    let whole_names: Vec<&String> =
+        filters.iter().filter(|filter| smokes.iter().any(|smoke| smoke.name == **filter)).collect();
+    let matches = |filter: &String, name: &str| match filter {
+        whole if whole_names.contains(&whole) => whole == name,
+        glob if glob.contains('*') => line_matches(&glob.replace('*', "[..]"), name),
+        part => name.contains(&part[..]),
     };
-    for filter in filters {
-        if !smokes.iter().any(|smoke| matches(filter, &smoke.name)) {
-            let shown = crate::text::printable(filter.as_bytes());
-            bail!("no smoke matches `{shown}`\nhint: `cargo xtask smokes --list` lists them");
-        }
+    if let Some(filter) = filters.iter().find(|filter| !smokes.iter().any(|smoke| matches(filter, &smoke.name))) {
+        let shown = crate::text::printable(filter.as_bytes());
+        bail!("no smoke matches `{shown}`\nhint: `cargo xtask smokes --list` lists them");
     }
-    let is_whole_name = |filter: &String| smokes.iter().any(|smoke| smoke.name == *filter);
-    let (whole, parts): (Vec<&String>, Vec<&String>) = filters.iter().partition(|filter| is_whole_name(filter));
-    let is_chosen = |smoke: &Smoke| {
-        filters.is_empty() || whole.contains(&&smoke.name) || parts.iter().any(|part| matches(part, &smoke.name))
-    };
+    let is_chosen = |smoke: &Smoke| filters.is_empty() || filters.iter().any(|filter| matches(filter, &smoke.name));
     Ok(smokes.into_iter().filter(is_chosen).collect())
 }
 
-/// Parses a document, or finds everything that is wrong with it.
-pub(crate) fn parse<T: Document>(text: &str) -> Result<T, Vec<Mistake>> {
-    let mistake = |error: &toml::de::Error| Mistake {
-        span: error.span().unwrap_or_default(),
-        what: error.message().trim_end().to_owned(),
-    };
-    let (mut table, errors) = DeTable::parse_recoverable(text);
-    if !errors.is_empty() {
-        return Err(errors.iter().map(mistake).collect());
-    }
-    let mut mistakes = Vec::new();
-    // Serde stops at the first unknown key: it is removed, and the rest is parsed again.
-    while mistakes.len() < MAX_UNKNOWN_SHOWN {
-        let error = match T::deserialize(toml::de::Deserializer::from(table.clone())) {
-            Ok(document) => {
-                mistakes.extend(document.mistakes());
-                return if mistakes.is_empty() { Ok(document) } else { Err(mistakes) };
-            }
-            Err(error) => mistake(&error),
-        };
-        let is_removed = error.what.starts_with("unknown field") && remove_key(table.get_mut(), &error);
-        mistakes.push(error);
-        if !is_removed {
-            break;
-        }
-    }
-    Err(mistakes)
-}
-
-/// Removes the key that the mistake is about; false if there is none.
-fn remove_key(table: &mut DeTable<'_>, mistake: &Mistake) -> bool {
-    let found = table.keys().find(|key| key.span() == mistake.span).cloned();
-    if let Some(key) = found {
-        table.remove(&key);
-        return true;
-    }
-    table.iter_mut().any(|(_, value)| match value.get_mut() {
-        toml::de::DeValue::Table(inner) => remove_key(inner, mistake),
-        _ => false,
-    })
-}
-
-fn load<T: Document>(file: &Path) -> Result<(T, String), Vec<String>> {
-    let cannot = |why: &str| vec![format!("{}: {why}\n", path(file))];
+/// A case or a base, and the text of its file; or the first thing that is wrong with its form.
+fn load<T: DeserializeOwned>(file: &Path) -> Result<(T, String), String> {
+    let cannot = |why: &str| format!("{}: {}\n", path(file), why.trim_end());
     let bytes = file::read(file, Links::Follow, CASE_MAX_BYTES).map_err(|error| cannot(&error.to_string()))?;
     let text = String::from_utf8(bytes).map_err(|_| cannot("it is not UTF-8 text"))?;
-    match parse(&text) {
-        Ok(document) => Ok((document, text)),
-        Err(mistakes) => Err(mistakes.iter().map(|mistake| mistake.show(file, &text)).collect()),
-    }
+    let document = toml::from_str(&text).map_err(|error| cannot(&error.to_string()))?;
+    Ok((document, text))
 }
 
-fn on_base(case: Case, bases: &BTreeMap<String, Base>, file: &Path, text: String) -> Result<Kind, Vec<String>> {
-    let (name, span) = match &case.stage.base {
-        Some(name) => (&name.get_ref()[..], name.span()),
-        None => (DEFAULT_BASE, 0..0),
-    };
-    let Some(base) = bases.get(name) else {
-        let what = format!("there is no base `{name}` in fixtures/smokes/base");
-        return Err(vec![Mistake { span, what }.show(file, &text)]);
-    };
-    Ok(Kind::Case(Box::new(case.on(base)), text))
+/// The paths of a file that leave the stage, and every `[NAME]` outside its comments that has no value.
+fn mistakes_in<'a>(file: &Path, text: &str, stage: &StagePlan, paths: impl Iterator<Item = &'a Text>) -> Vec<String> {
+    let outside = paths.filter(|path| !stays_on_stage(path.get_ref()));
+    let outside = outside.map(|path| (path.span().start, format!("`{}` does not stay on the stage", path.get_ref())));
+    let has_value =
+        |name: &str| names::EVERYWHERE.contains(&name) || (stage.held().is_some() && names::HELD.contains(&name));
+    let is_comment = |at: usize| text[..at].lines().last().is_some_and(|line| line.trim_start().starts_with('#'));
+    let unknown = names::used_in(text).filter(|(at, name)| !has_value(name) && !is_comment(*at));
+    let unknown = unknown.map(|(at, name)| (at, format!("`[{name}]` has no value here")));
+    outside.chain(unknown).map(|(at, what)| mistake(file, text, at, &what)).collect()
+}
+
+/// What is wrong at a byte of a file.
+fn mistake(file: &Path, text: &str, at: usize, what: &str) -> String {
+    let Position { line, column } = Position::of(text.as_bytes(), at);
+    format!("{}:{line}:{column}: {what}\n", path(file))
 }
 
 fn files(folder: &Path, ending: &str) -> anyhow::Result<Vec<PathBuf>> {
@@ -140,58 +105,61 @@ fn files(folder: &Path, ending: &str) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-impl Mistake {
-    /// The mistake with its position, and the line it is in.
-    fn show(&self, file: &Path, text: &str) -> String {
-        let Position { line, column } = Position::of(text.as_bytes(), self.span.start);
-        let source = text.lines().nth(line - 1).unwrap_or_default();
-        let width =
-            text.get(self.span.clone()).and_then(|marked| marked.lines().next()).map_or(1, |m| m.chars().count());
-        let (number, marks) = (line.to_string(), "^".repeat(width.max(1)));
-        let (gutter, before) = (" ".repeat(number.len()), " ".repeat(column - 1));
-        let position = format!("{}:{line}:{column}", path(file));
-        format!("{position}: {}\n {gutter} |\n {number} | {source}\n {gutter} | {before}{marks}\n", self.what)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn mistakes(text: &str) -> Vec<String> {
-        let mistakes = parse::<Case>(text).unwrap_err();
-        mistakes.iter().map(|mistake| mistake.show(Path::new("x.toml"), text)).collect()
+    /// What is wrong with cases of these texts, without the folder they are in.
+    fn mistakes(cases: &[(&str, &str)]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("base")).unwrap();
+        std::fs::write(folder.path().join("base/default.toml"), "").unwrap();
+        for (name, text) in cases {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let error = discover(folder.path(), &folder.path().join("none")).err().unwrap().to_string();
+        error.replace(&format!("{}/", folder.path().display()), "")
     }
 
     #[test]
-    fn all_mistakes_are_reported_with_their_positions_and_lines() {
-        let shown = mistakes(
-            "args = ['[NOBODY]']\nagrs = 1\n[stage]\nfodlers = []\nfifos = ['../x']\n\
-             [stage.files]\n\"/etc/passwd\" = ''\n[expect]\nexit = 0\nstdout.is = '[HOLDER_PID]'\n",
-        );
+    fn the_mistakes_of_all_files_are_reported_with_their_positions() {
+        let shown = mistakes(&[
+            (
+                "a.toml",
+                "# [ANYBODY]\nargs = ['[NOBODY]']\n[stage]\nbase = 'none'\nfifos = ['../x']\n\
+                 [stage.files]\n\"/etc/passwd\" = ''\n[expect]\nexit = 0\nstdout.is = '[HOLDER_PID]'\n",
+            ),
+            ("b.toml", "args = []\n[stage]\nfodlers = []\n[expect]\nexit = 0\n"),
+        ]);
         let starts = [
-            "x.toml:2:1: unknown field `agrs`",
-            "x.toml:4:1: unknown field `fodlers`",
-            "x.toml:5:10: `../x` does not stay on the stage",
-            "x.toml:7:1: `/etc/passwd` does not stay on the stage",
-            "x.toml:1:9: `[NOBODY]` has no value here",
-            "x.toml:10:13: `[HOLDER_PID]` has no value here",
+            "these smokes cannot be run:",
+            "a.toml:5:10: `../x` does not stay on the stage",
+            "a.toml:7:1: `/etc/passwd` does not stay on the stage",
+            "a.toml:2:10: `[NOBODY]` has no value here",
+            "a.toml:10:14: `[HOLDER_PID]` has no value here",
+            "a.toml:4:8: there is no base `none` in fixtures/smokes/base",
+            "b.toml: TOML parse error at line 3, column 1",
+            "  |",
+            "3 | fodlers = []",
+            "  | ^^^^^^^",
+            "unknown field `fodlers`",
         ];
-        assert_eq!(shown.len(), starts.len(), "{shown:#?}");
-        for (shown, start) in shown.iter().zip(starts) {
-            assert!(shown.starts_with(start), "{shown} is not {start}");
+        assert_eq!(shown.lines().count(), starts.len(), "{shown}");
+        for (shown, start) in shown.lines().zip(starts) {
+            assert!(shown.starts_with(start), "`{shown}` does not start with `{start}`");
         }
-        assert!(shown[0].ends_with("   |\n 2 | agrs = 1\n   | ^^^^\n"), "{}", shown[0]);
     }
 
     #[test]
     fn broken_files_are_reported_too() {
-        assert!(
-            mistakes("args = []\n[expect]\nexit = 0\n[stage.lock.held]\nby = \"nobody\"")[0]
-                .contains(":5:6: unknown variant")
-        );
-        assert!(mistakes("args = []")[0].contains("missing field `expect`"));
-        let shown = mistakes("args = \n[expect");
-        assert!(shown.len() > 1 && shown.iter().all(|shown| shown.starts_with("x.toml:")), "{shown:?}");
+        let shown = mistakes(&[
+            ("a.toml", "args = []\n[expect]\nexit = 0\n[stage.lock.held]\nby = \"nobody\""),
+            ("b.toml", "args = []"),
+            ("c.toml", "args = \n[expect"),
+        ]);
+        assert!(shown.contains("a.toml: TOML parse error at line 5, column 6\n"), "{shown}");
+        assert!(shown.contains("unknown variant `nobody`"), "{shown}");
+        assert!(shown.contains("b.toml: ") && shown.contains("missing field `expect`"), "{shown}");
+        assert!(shown.contains("c.toml: TOML parse error at line 2, column 8\n"), "{shown}");
     }
 }

@@ -1,68 +1,48 @@
 //! Compares what a program printed with what was expected.
 
-use crate::smokes::case::{Text, TextExpect};
+use crate::smokes::case::TextExpect;
 use crate::smokes::names::Names;
 use crate::text::indented;
-use std::fmt::Write;
 
 /// Matches any part of one line.
 const ANY: &str = "[..]";
 
-/// How lines start that the shell originals do not have.
-const ADDED: [&str; 5] = ["age: ", "open in: ", "waiting: ", "note: ", "next: "];
+/// How lines start that this program adds to those of the shell originals.
+pub(crate) const ADDED: [&str; 5] = ["age: ", "open in: ", "waiting: ", "note: ", "next: "];
 
 /// As a line of its own, matches any number of lines.
 const ANY_LINES: &str = "...";
 
-/// An expectation with its placeholders filled in.
-pub(crate) struct Filled {
-    is: Option<String>,
-    has: Vec<String>,
-    lacks: Vec<String>,
-}
-
-impl TextExpect {
-    pub(crate) fn filled(&self, names: &Names) -> anyhow::Result<Filled> {
-        let fill = |text: &Text| names.fill(text.get_ref());
-        let nothing = self.expects_nothing().then(String::new);
-        Ok(Filled {
-            is: self.is.as_ref().map(fill).transpose()?.or(nothing),
-            has: self.has.iter().map(fill).collect::<anyhow::Result<_>>()?,
-            lacks: self.lacks.iter().map(fill).collect::<anyhow::Result<_>>()?,
-        })
-    }
-}
-
-impl Filled {
-    /// Without the lines that this program adds to those of the shell originals.
-    pub(crate) fn without_additions(self) -> Filled {
-        let is_original = |line: &&str| !ADDED.iter().any(|added| line.starts_with(added));
-        let keep = |lines: Vec<String>| lines.into_iter().filter(|line| is_original(&&line[..])).collect();
-        let is = self.is.map(|is| is.lines().filter(is_original).fold(String::new(), |all, line| all + line + "\n"));
-        Filled { is, has: keep(self.has), lacks: self.lacks }
-    }
-}
-
-/// What is wrong with `text`, which is called `name`.
-pub(crate) fn check_text(name: &str, expect: &Filled, text: &str) -> Vec<String> {
+/// What is wrong with `text`, which is called `name`. Expected lines that start like one of `not_asked` are
+/// left out.
+pub(crate) fn check_text(
+    name: &str,
+    expect: &TextExpect,
+    names: &Names,
+    not_asked: &[&str],
+    text: &str,
+) -> anyhow::Result<Vec<String>> {
+    let is_asked = |line: &&str| !not_asked.iter().any(|start| line.starts_with(start));
     let mut problems = Vec::new();
-    let lines: Vec<&str> = text.lines().collect();
-    if let Some(whole) = &expect.is {
-        problems.extend(
-            difference(whole, text).map(|diff| format!("{name} is not as expected (- expected, + got):\n{diff}")),
-        );
+    let nothing = (*expect == TextExpect::default()).then_some("");
+    if let Some(whole) = expect.is.as_ref().map(|is| &is.get_ref()[..]).or(nothing) {
+        let whole: String = names.fill(whole)?.split_inclusive('\n').filter(is_asked).collect();
+        let diff = difference(&whole, text);
+        problems.extend(diff.map(|diff| format!("{name} is not as expected (- expected, + got):\n{diff}")));
     }
-    for pattern in &expect.has {
-        if !lines.iter().any(|line| line_matches(pattern, line)) {
+    for pattern in expect.has.iter().filter(|line| is_asked(&&line[..])) {
+        let pattern = names.fill(pattern)?;
+        if !text.lines().any(|line| line_matches(&pattern, line)) {
             problems.push(format!("{name} lacks the line `{pattern}`; it is:\n{}", indented("  ", text)));
         }
     }
     for pattern in &expect.lacks {
-        if let Some(line) = lines.iter().find(|line| line_matches(pattern, line)) {
+        let pattern = names.fill(pattern)?;
+        if let Some(line) = text.lines().find(|line| line_matches(&pattern, line)) {
             problems.push(format!("{name} has the line `{line}`, which `{pattern}` forbids"));
         }
     }
-    problems
+    Ok(problems)
 }
 
 /// Whether `line` matches `pattern`, in which `[..]` matches anything.
@@ -77,119 +57,79 @@ pub(crate) fn line_matches(pattern: &str, line: &str) -> bool {
     rest.ends_with(patterns)
 }
 
-/// One step on the way from a pattern to a text.
-enum Edit<'a> {
-    /// A line that matches the pattern's.
-    Same {
-        pattern: &'a str,
-        line: &'a str,
-    },
-    /// The line `...` itself, before the lines that it matches.
-    AnyLines,
-    /// A line matched by `...`.
-    Any(&'a str),
-    Missing(&'a str),
-    Extra(&'a str),
+/// One step on the way from a pattern to a text: the next line of one of them, or of both where they match.
+struct Step<'a> {
+    pattern: Option<&'a str>,
+    line: Option<&'a str>,
+    /// Nothing matches it: the line is missing or extra.
+    is_wrong: bool,
 }
 
 /// A line diff if `text` does not match `pattern`.
 fn difference(pattern: &str, text: &str) -> Option<String> {
-    let edits = edits(pattern, text);
-    if edits.iter().all(|edit| !matches!(edit, Edit::Missing(_) | Edit::Extra(_))) {
+    let steps = steps(pattern, text);
+    if !steps.iter().any(|step| step.is_wrong) {
         let ends_alike = pattern.is_empty() || text.is_empty() || pattern.ends_with('\n') == text.ends_with('\n');
         return (!ends_alike).then(|| "  (the last line's end differs)\n".to_owned());
     }
-    let mut diff = String::new();
-    for edit in edits {
-        _ = match edit {
-            Edit::Same { line, .. } | Edit::Any(line) => writeln!(diff, "    {line}"),
-            Edit::Missing(pattern) => writeln!(diff, "  - {pattern}"),
-            Edit::Extra(line) => writeln!(diff, "  + {line}"),
-            Edit::AnyLines => Ok(()),
-        };
-    }
-    Some(diff)
+    let shown = steps.iter().filter_map(|Step { pattern, line, is_wrong }| match (pattern, line) {
+        (Some(pattern), _) if *is_wrong => Some(format!("  - {pattern}\n")),
+        (_, line) => line.map(|line| format!("  {} {line}\n", if *is_wrong { '+' } else { ' ' })),
+    });
+    Some(shown.collect())
 }
 
 /// The pattern that matches `text` and is as close to `pattern` as possible: matching lines keep their
 /// wildcards.
 pub(crate) fn realigned(pattern: &str, text: &str) -> String {
-    edits(pattern, text).iter().fold(String::new(), |all, edit| match edit {
-        Edit::Same { pattern: line, .. } | Edit::Extra(line) => all + line + "\n",
-        Edit::AnyLines => all + ANY_LINES + "\n",
-        Edit::Any(_) | Edit::Missing(_) => all,
-    })
+    let steps = steps(pattern, text).into_iter();
+    let lines = steps.filter_map(|Step { pattern, line, is_wrong }| if is_wrong { line } else { pattern });
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// The shortest way from `pattern` to `text`.
-fn edits<'a>(pattern: &'a str, text: &'a str) -> Vec<Edit<'a>> {
+/// The shortest way from `pattern` to `text`: with the fewest lines missing or extra.
+fn steps<'a>(pattern: &'a str, text: &'a str) -> Vec<Step<'a>> {
     let (expected, got): (Vec<&str>, Vec<&str>) = (pattern.lines().collect(), text.lines().collect());
-    let costs = costs(&expected, &got);
-    let mut edits = Vec::new();
-    let (mut e, mut g, mut is_within_any) = (0, 0, false);
-    while e < expected.len() || g < got.len() {
-        let here = costs[e][g];
-        if expected.get(e) == Some(&ANY_LINES) {
-            if !is_within_any {
-                edits.push(Edit::AnyLines);
-            }
-            // Otherwise it matches the next line.
-            is_within_any = costs[e + 1][g] != here;
-            if is_within_any {
-                edits.push(Edit::Any(got[g]));
-                g += 1;
-            } else {
-                e += 1;
-            }
-        } else if g < got.len() && matches_at(&expected, e, got[g]) && costs[e + 1][g + 1] == here {
-            edits.push(Edit::Same { pattern: expected[e], line: got[g] });
-            (e, g) = (e + 1, g + 1);
-        } else if e < expected.len() && costs[e + 1][g] + 1 == here {
-            edits.push(Edit::Missing(expected[e]));
-            e += 1;
-        } else {
-            edits.push(Edit::Extra(got[g]));
-            g += 1;
-        }
-    }
-    edits
-}
-
-/// The number of lines to add or remove from each pair of positions to the ends.
-fn costs(expected: &[&str], got: &[&str]) -> Vec<Vec<usize>> {
+    let matches = |e: usize, g: usize| expected[e] != ANY_LINES && line_matches(expected[e], got[g]);
+    // The length of the way from each pair of positions to the ends.
     let mut costs = vec![vec![0; got.len() + 1]; expected.len() + 1];
-    for e in (0..=expected.len()).rev() {
-        for g in (0..=got.len()).rev() {
-            let is_any = expected.get(e) == Some(&ANY_LINES);
-            let step = usize::from(!is_any);
-            let mut ways = Vec::with_capacity(3);
-            ways.extend((e < expected.len()).then(|| costs[e + 1][g] + step));
-            ways.extend((g < got.len()).then(|| costs[e][g + 1] + step));
-            ways.extend((g < got.len() && matches_at(expected, e, got[g])).then(|| costs[e + 1][g + 1]));
-            costs[e][g] = ways.into_iter().min().unwrap_or(0);
+    costs[expected.len()] = (0..=got.len()).rev().collect();
+    for e in (0..expected.len()).rev() {
+        let cost = usize::from(expected[e] != ANY_LINES);
+        costs[e][got.len()] = costs[e + 1][got.len()] + cost;
+        for g in (0..got.len()).rev() {
+            let (same, other) = (costs[e + 1][g + 1], costs[e + 1][g].min(costs[e][g + 1]) + cost);
+            costs[e][g] = if matches(e, g) { same } else { other };
         }
     }
-    costs
-}
-
-fn matches_at(expected: &[&str], at: usize, line: &str) -> bool {
-    expected.get(at).is_some_and(|pattern| line_matches(pattern, line))
+    let mut steps = Vec::new();
+    let (mut e, mut g) = (0, 0);
+    while e < expected.len() || g < got.len() {
+        let is_same = e < expected.len() && g < got.len() && matches(e, g);
+        let is_pattern_next = g == got.len() || (e < expected.len() && costs[e + 1][g] <= costs[e][g + 1]);
+        let is_wrong = !is_same && expected.get(e) != Some(&ANY_LINES);
+        let pattern = (is_same || is_pattern_next).then(|| expected[e]);
+        let line = (is_same || !is_pattern_next).then(|| got[g]);
+        e += usize::from(pattern.is_some());
+        g += usize::from(line.is_some());
+        steps.push(Step { pattern, line, is_wrong });
+    }
+    steps
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn expect(toml: &str) -> Filled {
-        toml::from_str::<TextExpect>(toml).unwrap().filled(&Names::default()).unwrap()
+    fn check(toml: &str, not_asked: &[&str], text: &str) -> Vec<String> {
+        check_text("stdout", &toml::from_str(toml).unwrap(), &Names::default(), not_asked, text).unwrap()
     }
 
     #[test]
     fn the_originals_are_not_asked_for_our_lines() {
-        let ours = expect("is = \"state: x\\nage: 1\\nnext: y\\n\"\nhas = ['note: z', 'state: x']");
-        assert_eq!(check_text("stdout", &ours.without_additions(), "state: x\n"), [""; 0]);
-        let only_ours = expect("has = ['note: z']");
-        assert_eq!(check_text("stdout", &only_ours.without_additions(), "state: x\n"), [""; 0]);
+        let ours = "is = \"state: x\\nage: 1\\nnext: y\\n\"\nhas = ['note: z', 'state: x']";
+        assert_eq!(check(ours, &ADDED, "state: x\n"), [""; 0]);
+        assert_eq!(check("has = ['note: z']", &ADDED, "state: x\n"), [""; 0]);
     }
 
     #[test]
@@ -223,7 +163,7 @@ mod tests {
 
     #[test]
     fn every_wrong_expectation_is_a_problem() {
-        let problems = |toml: &str| check_text("stdout", &expect(toml), "one\ntwo\n").len();
+        let problems = |toml: &str| check(toml, &[], "one\ntwo\n").len();
         assert_eq!(problems("is = \"one\\ntwo\\n\""), 0);
         assert_eq!(problems("is = \"one\\n\""), 1);
         assert_eq!(problems("has = ['two', 'o[..]']"), 0);

@@ -3,7 +3,7 @@
 
 use crate::sys::child::wait_for;
 use crate::sys::file::read_special;
-use crate::sys::procfs::{self, processes};
+use crate::sys::procfs;
 use crate::text::printable;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,63 +17,56 @@ const COOKIE: &str = "XTASK_SMOKE";
 /// Maximum size of an environment: a third of the usual stack of 8 MiB (execve(2)).
 const ENVIRONMENT_MAX_BYTES: u64 = 3 << 20;
 
-/// How long a process may take to end after it has closed its output.
-const END_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a process may take to end after it has closed its output, or lost its standard input.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The processes of one smoke, killed on drop.
 pub(crate) struct Marked(String);
 
 impl Marked {
-    /// Marks a command, and so everything that it starts.
-    pub(crate) fn mark(command: &mut Command, stage: &Path) -> Marked {
-        command.env(COOKIE, stage);
+    pub(crate) fn new(stage: &Path) -> Marked {
         Marked(stage.to_string_lossy().into_owned())
     }
 
-    /// The mark itself, for commands that others start.
-    pub(crate) fn cookie(&self) -> (&'static str, &str) {
-        (COOKIE, &self.0)
+    /// Marks a command, and so everything that it starts.
+    pub(crate) fn mark(&self, command: &mut Command) {
+        command.env(COOKIE, &self.0);
     }
 
     /// Kills all processes that do not end by themselves; gives a sentence for each.
     pub(crate) fn leaks(&self) -> Vec<String> {
         let until = Instant::now() + END_TIMEOUT;
-        let mut leaks = Vec::new();
-        for (pid, process) in marked(&self.0) {
-            if !wait_for(&[process.as_fd()], Some(until)).unwrap_or(false) {
-                let command = procfs::command(pid.as_raw_nonzero().get()).unwrap_or_default();
-                _ = pidfd_send_signal(&process, Signal::KILL);
-                leaks.push(format!(
-                    "it left process {pid} ({}) running, which was killed",
-                    printable(command.as_bytes())
-                ));
-            }
-        }
-        leaks
+        let has_ended = |process: &OwnedFd| wait_for(&[process.as_fd()], Some(until)).unwrap_or(false);
+        let kill = |(pid, process)| {
+            let command = printable(procfs::command(pid).unwrap_or_default().as_bytes());
+            _ = pidfd_send_signal(&process, Signal::KILL);
+            format!("it left process {pid} ({command}) running, which was killed")
+        };
+        self.processes().into_iter().filter(|(_, process)| !has_ended(process)).map(kill).collect()
+    }
+
+    /// The processes that are left, by descriptors, which nobody else's pid can replace.
+    fn processes(&self) -> Vec<(i32, OwnedFd)> {
+        let entry = format!("{COOKIE}={}", self.0);
+        // That of a process that has ended, or is another user's, cannot be read.
+        let is_marked = |pid: i32| {
+            read_special(&format!("/proc/{pid}/environ"), ENVIRONMENT_MAX_BYTES)
+                .is_ok_and(|environment| environment.split(|&byte| byte == 0).any(|found| found == entry.as_bytes()))
+        };
+        let opened = |pid: i32| Some((pid, pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?));
+        procfs::processes()
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(opened)
+            .filter(|(pid, _)| is_marked(*pid))
+            .collect()
     }
 }
 
 impl Drop for Marked {
     fn drop(&mut self) {
-        for (_, process) in marked(&self.0) {
+        for (_, process) in self.processes() {
             _ = pidfd_send_signal(&process, Signal::KILL);
         }
     }
-}
-
-/// The processes with this cookie, by descriptors, which nobody else's pid can replace.
-fn marked(cookie: &str) -> Vec<(Pid, OwnedFd)> {
-    let entry = format!("{COOKIE}={cookie}");
-    let marked = |pid: i32| {
-        let pid = Pid::from_raw(pid)?;
-        let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        has(pid.as_raw_nonzero().get(), entry.as_bytes()).then_some((pid, process))
-    };
-    processes().into_iter().filter_map(marked).collect()
-}
-
-/// Whether the environment of a process has this entry. One that has ended, or is another user's, has not.
-fn has(pid: i32, entry: &[u8]) -> bool {
-    read_special(&format!("/proc/{pid}/environ"), ENVIRONMENT_MAX_BYTES)
-        .is_ok_and(|environment| environment.split(|&byte| byte == 0).any(|found| found == entry))
 }

@@ -22,7 +22,7 @@ impl Names {
     /// `text` with every `[NAME]` replaced by its value.
     pub(crate) fn fill(&self, text: &str) -> anyhow::Result<String> {
         let mut filled = text.to_owned();
-        for name in used_in(text) {
+        for (_, name) in used_in(text) {
             let value = self.0.get(name).ok_or_else(|| anyhow!("`[{name}]` has no value here"))?;
             filled = filled.replace(&format!("[{name}]"), value);
         }
@@ -38,10 +38,11 @@ impl Names {
     }
 }
 
-/// The placeholders in a text. A name consists of capital letters and `_`.
-pub(crate) fn used_in(text: &str) -> impl Iterator<Item = &str> {
-    let is_name = |name: &&str| !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
-    text.split('[').skip(1).filter_map(|from| Some(from.split_once(']')?.0)).filter(is_name)
+/// The placeholders in a text, each with its position. A name consists of capital letters and `_`.
+pub(crate) fn used_in(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    let opened = text.match_indices('[').filter_map(|(at, _)| Some((at, text[at + 1..].split_once(']')?.0)));
+    opened.filter(move |(_, name)| is_name(name))
 }
 
 #[cfg(test)]

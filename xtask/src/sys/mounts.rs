@@ -10,6 +10,8 @@ use std::path::PathBuf;
 /// A line of the mount table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
+    /// Its number in this mount namespace.
+    pub(crate) id: u64,
     /// The super block's device, as the lock table names it.
     pub(crate) major: u32,
     pub(crate) minor: u32,
@@ -19,6 +21,15 @@ pub(crate) struct Mount {
     pub(crate) source: OsString,
     /// The type of the file system, such as `ext4`.
     pub(crate) fs_type: String,
+    /// The options of the file system, separated by commas.
+    pub(crate) options: String,
+}
+
+impl Mount {
+    /// Whether another mount is of the same file system.
+    pub(crate) fn has_device_of(&self, other: &Mount) -> bool {
+        (self.major, self.minor) == (other.major, other.minor)
+    }
 }
 
 /// A file as the kernel's own tables name it.
@@ -33,29 +44,38 @@ pub(crate) fn find(file: impl AsFd) -> io::Result<MountedFile> {
     let fdinfo = procfs::read(&format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd()))?;
     let unknown_mount = || io::Error::other("its mount is not in /proc/self/mountinfo");
     let id = fdinfo_number(&fdinfo, "mnt_id:").ok_or_else(unknown_mount)?;
-    let mount = mount(&procfs::read("/proc/self/mountinfo")?, id).ok_or_else(unknown_mount)?;
+    let mountinfo = procfs::read("/proc/self/mountinfo")?;
+    let mount = mountinfo.lines().filter_map(parse).find(|mount| mount.id == id).ok_or_else(unknown_mount)?;
     Ok(MountedFile { mount, inode: fdinfo_number(&fdinfo, "ino:") })
+}
+
+/// All mounts that can be seen from here.
+pub(crate) fn all() -> io::Result<Vec<Mount>> {
+    Ok(procfs::read("/proc/self/mountinfo")?.lines().filter_map(parse).collect())
 }
 
 fn fdinfo_number(fdinfo: &str, key: &str) -> Option<u64> {
     fdinfo.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
 }
 
-/// The mount with this id. Fields: id, parent, `major:minor` in decimal, root, mount
-/// point, options, any number of tags, `-`, type, source, more options.
-fn mount(mountinfo: &str, id: u64) -> Option<Mount> {
-    let line = mountinfo.lines().find(|line| line.split(' ').next().is_some_and(|first| first.parse() == Ok(id)))?;
-    let mut fields = line.split(' ').skip(2);
-    let (major, minor) = fields.next()?.split_once(':')?;
+/// Parses a line: id, parent, `major:minor` in decimal, root, mount point, mount options, any number of tags,
+/// `-`, type, source, options of the file system.
+fn parse(line: &str) -> Option<Mount> {
+    let mut fields = line.split(' ');
+    let id = fields.next()?.parse().ok()?;
+    let (major, minor) = fields.nth(1)?.split_once(':')?;
     let point = fields.nth(1)?;
     let mut fields = fields.skip_while(|&field| field != "-").skip(1);
     let (fs_type, source) = (fields.next()?.to_owned(), fields.next().unwrap_or_default());
+    let options = fields.next().unwrap_or_default().to_owned();
     Some(Mount {
+        id,
         major: major.parse().ok()?,
         minor: minor.parse().ok()?,
         point: unescaped(point).into(),
         source: unescaped(source),
         fs_type,
+        options,
     })
 }
 
@@ -90,9 +110,13 @@ mod tests {
         270 27 0:58 / /mnt/with\\040blank\\134 rw - overlay overlay rw,lowerdir=/l\n\
         28 27 0:25 /snap /b rw,relatime - btrfs /dev/loop0 rw,subvol=/snap\n";
 
+    fn mount(id: u64) -> Option<Mount> {
+        MOUNTINFO.lines().filter_map(parse).find(|mount| mount.id == id)
+    }
+
     #[test]
     fn the_device_is_that_of_the_very_mount() {
-        let device = |id| mount(MOUNTINFO, id).map(|mount| (mount.major, mount.minor));
+        let device = |id| mount(id).map(|mount| (mount.major, mount.minor));
         assert_eq!(device(27), Some((254, 0)));
         assert_eq!(device(270), Some((0, 58)));
         assert_eq!(device(28), Some((0, 25)));
@@ -101,7 +125,7 @@ mod tests {
 
     #[test]
     fn mount_points_and_sources_are_as_the_user_knows_them() {
-        let names = |id| mount(MOUNTINFO, id).map(|mount| (mount.point, mount.source, mount.fs_type)).unwrap();
+        let names = |id| mount(id).map(|mount| (mount.point, mount.source, mount.fs_type)).unwrap();
         assert_eq!(names(27), (PathBuf::from("/"), OsString::from("/dev/vda"), "ext4".to_owned()));
         assert_eq!(names(270), (PathBuf::from("/mnt/with blank\\"), OsString::from("overlay"), "overlay".to_owned()));
     }
@@ -116,8 +140,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_mountinfo_is_read_without_panic(text: String, id: u64) {
-            mount(&text, id);
+        fn any_mountinfo_is_read_without_panic(text: String) {
+            parse(&text);
             unescaped(&text);
         }
     }

@@ -1,15 +1,22 @@
 //! Processes as `/proc` shows them (proc(5)).
 
 use crate::sys::file::read_special;
-use rustix::fs::{CWD, Dir, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
 /// Maximum size read of a `/proc` file: some 100,000 mounts.
 const PROC_FILE_MAX_BYTES: u64 = 16 << 20;
+
+/// Size of a piece of a folder's list: some 2,500 descriptors.
+const FOLDER_BUFFER_BYTES: usize = 64 << 10;
+
+/// Maximum number of ancestors of a process that are looked at.
+const MAX_ANCESTORS: usize = 100;
 
 /// Above any pid (`PID_MAX_LIMIT` in the kernel's include/linux/threads.h).
 const PID_LIMIT: u64 = 1 << 22;
@@ -35,12 +42,15 @@ pub(crate) fn boot_id() -> Option<String> {
     read("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim_end().to_owned())
 }
 
-/// Whether a process with this pid runs. Only ESRCH says no: EPERM means that another user's process
-/// is alive (kill(2)). A zombie has ended, and has no descriptors.
+/// Whether a process with this pid runs. Only ESRCH says no: EPERM means that another user's process is alive
+/// (kill(2)). A zombie has ended, unless it is only a main thread that has: others may run on.
 pub(crate) fn is_running(pid: u64) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let exists = pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH));
-    exists && !pid.is_some_and(|pid| read(&format!("/proc/{pid}/stat")).is_ok_and(|stat| has_ended(&stat)))
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+    if test_kill_process(pid) == Err(Errno::SRCH) {
+        return false;
+    }
+    let is_zombie = read(&format!("/proc/{pid}/stat")).is_ok_and(|stat| has_ended(&stat));
+    !is_zombie || open_folder(&format!("/proc/{pid}/task")).and_then(numbers).is_ok_and(|tasks| tasks.len() > 1)
 }
 
 /// Whether a process with this pid may exist unseen, because this is not the initial PID namespace.
@@ -69,19 +79,45 @@ pub(crate) fn command(pid: i32) -> Option<String> {
 }
 
 /// The pids of all processes that can be seen.
-pub(crate) fn processes() -> Vec<i32> {
-    numbers_in("/proc").map(|(_, pids)| pids).unwrap_or_default()
+pub(crate) fn processes() -> io::Result<Vec<i32>> {
+    numbers(open_folder("/proc")?)
 }
 
-/// A folder of `/proc`, and the numbers among its names.
-pub(crate) fn numbers_in(path: &str) -> io::Result<(Dir, Vec<i32>)> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut folder = Dir::new(openat(CWD, path, flags, Mode::empty())?)?;
+/// Whether one process is another, or started by it or by its children.
+pub(crate) fn is_same_or_descendant(mut pid: i32, ancestor: i32) -> bool {
+    for _ in 0..MAX_ANCESTORS {
+        if pid == ancestor {
+            return true;
+        }
+        let stat = read(&format!("/proc/{pid}/stat")).unwrap_or_default();
+        let parent = fields_from_3(&stat).and_then(|mut fields| fields.nth(4 - 3)?.parse().ok());
+        let Some(parent) = parent.filter(|&parent| parent > 0) else { return false };
+        pid = parent;
+    }
+    false
+}
+
+/// The kernel's own threads, which have no descriptors; none where that is not known.
+pub(crate) fn kernel_threads() -> Vec<i32> {
+    let is_kthreadd = sees_every_process() && command(2).is_some_and(|command| command == "kthreadd");
+    let children = if is_kthreadd { read("/proc/2/task/2/children").unwrap_or_default() } else { String::new() };
+    children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Opens a folder of `/proc`.
+pub(crate) fn open_folder(path: &str) -> io::Result<OwnedFd> {
+    Ok(openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// The numbers among the names in a folder.
+pub(crate) fn numbers(folder: impl AsFd) -> io::Result<Vec<i32>> {
+    let mut buffer = Vec::with_capacity(FOLDER_BUFFER_BYTES);
+    let mut entries = RawDir::new(folder, buffer.spare_capacity_mut());
     let mut numbers = Vec::new();
-    for entry in &mut folder {
+    while let Some(entry) = entries.next() {
         numbers.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()));
     }
-    Ok((folder, numbers))
+    Ok(numbers)
 }
 
 /// Field 3 of `/proc/PID/stat`: `Z` is a zombie, `X` dead.

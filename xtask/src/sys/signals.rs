@@ -4,7 +4,7 @@
 //! its default action there again (execve(2)).
 
 use crate::sys::procfs;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::{flag, low_level::pipe};
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,10 +20,14 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Catches these signals, except for those that the caller has ignored, as `nohup` does: they
-    /// stay ignored, here and in children.
+    /// Catches these signals, except for those that the caller has ignored, as `nohup` does: they stay
+    /// ignored, here and in children. SIGCHLD is caught nevertheless, and unblocked: a process that ignores it
+    /// cannot wait for its children (waitpid(2)).
     pub(crate) fn catch(signals: &[Signal]) -> io::Result<Signals> {
-        let ignored = ignored()?;
+        let ignored = ignored()? & !(1 << (Signal::SIGCHLD as u32 - 1));
+        if signals.contains(&Signal::SIGCHLD) {
+            SigSet::from(Signal::SIGCHLD).thread_unblock()?;
+        }
         let (wake, writer) = io::pipe()?;
         let mut caught = Vec::new();
         for &signal in signals.iter().filter(|&&signal| ignored >> (signal as u32 - 1) & 1 == 0) {
