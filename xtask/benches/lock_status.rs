@@ -16,7 +16,8 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-const ACQUISITIONS: usize = 10_000;
+const ACQUISITIONS: usize = 20_000;
+const STATUS_LOOPS: usize = 3;
 const LOOKS: usize = 2_000;
 const CHURNING_LOCKS: usize = 200;
 const LONG_TABLE: usize = 2_000;
@@ -45,8 +46,8 @@ fn main() -> ExitCode {
 fn disturbance() -> usize {
     let bench = Bench::new();
     let mut acquirer = bench.child("acquire", &bench.lock);
-    let failures = bench.beside_status_loops(2, || line(&mut acquirer).parse::<usize>().unwrap());
-    println!("{failures} of {ACQUISITIONS} acquisitions failed beside 2 status loops");
+    let failures = bench.beside_status_loops(STATUS_LOOPS, || line(&mut acquirer).parse::<usize>().unwrap());
+    println!("{failures} of {ACQUISITIONS} acquisitions failed beside {STATUS_LOOPS} status loops");
     let done = AtomicUsize::new(0);
     let held = bench.count_of("state: held", 4, || done.fetch_add(1, Ordering::Relaxed) < 2 * LOOKS);
     println!("{held} of {} status runs, 4 at a time, called an unheld lock held", 2 * LOOKS);
@@ -63,17 +64,17 @@ fn costs() {
     let bench = Bench::new();
     drop(File::create(&bench.lock).unwrap());
     let [status, nothing] = [bench.status(), vec!["true".into()]];
-    let [lslocks, cat] = [["lslocks", "-J"], ["cat", "/proc/locks"]].map(|words| words.map(PathBuf::from).to_vec());
+    let fuser = vec!["fuser".into(), bench.lock.clone()];
     println!("whole-process wall time, medians of {TIMED_RUNS} alternating runs:");
     compare("short table, not held", &status, "true", &nothing);
-    compare("short table, not held", &status, "lslocks -J", &lslocks);
+    let holder = bench.child("hold-one", &bench.lock);
+    compare("short table, held", &status, "fuser LOCK", &fuser);
     // As databases do it: many ranges of few files.
     let ranges = bench.child("ranges", &bench.folder.path().join("database"));
-    compare("2,000 locks, not held", &status, "cat /proc/locks", &cat);
-    let holder = bench.child("hold-one", &bench.lock);
-    compare("2,000 locks, held", &status, "cat /proc/locks", &cat);
+    compare("2,000 locks, held", &status, "fuser LOCK", &fuser);
+    drop(holder);
+    compare("2,000 locks, not held", &status, "fuser LOCK", &fuser);
     drop(ranges);
-    compare("short table, held", &status, "true", &nothing);
     let _loads: Vec<Held> = (0..LONG_TABLE / LOCKS_PER_PROCESS)
         .map(|number| {
             let folder = bench.folder.path().join(format!("load-{number}"));
@@ -81,8 +82,8 @@ fn costs() {
             bench.child("hold", &folder)
         })
         .collect();
-    compare("2,000 locks on as many descriptors, held", &status, "cat /proc/locks", &cat);
-    drop(holder);
+    let _holder = bench.child("hold-one", &bench.lock);
+    compare("2,000 locks on as many descriptors, held", &status, "fuser LOCK", &fuser);
 }
 
 struct Bench {

@@ -127,6 +127,9 @@ pub(crate) struct Smokes {
     /// Also run the smokes that need a container engine
     #[arg(long)]
     pub(crate) include_container: bool,
+    /// Also run the smokes that start virtual machines
+    #[arg(long)]
+    pub(crate) include_vm: bool,
     /// Test this program instead
     #[arg(long, value_name = "PATH")]
     pub(crate) bin: Option<PathBuf>,

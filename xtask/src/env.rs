@@ -75,6 +75,11 @@ impl Env {
         }
     }
 
+    /// `DCE_SMOKE_*`: options of the smokes that are scripts.
+    pub(crate) fn smoke_options() -> impl Iterator<Item = (OsString, OsString)> {
+        all().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"DCE_SMOKE_"))
+    }
+
     /// Finds a program on `PATH`, or at `name` itself when that has a slash.
     pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
         let is_executable = |path: &PathBuf| path.is_file() && access(path, Access::EXEC_OK).is_ok();
@@ -89,10 +94,8 @@ impl Env {
 /// put into it to start this program.
 pub(crate) fn for_command() -> Vec<(OsString, OsString)> {
     let is_under_cargo = value_of("CARGO_PKG_NAME").is_some_and(|name| name == env!("CARGO_PKG_NAME"));
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
-    let caller = std::env::vars_os();
     let is_kept = |name: &str| name != "XTASK_WORKSPACE" && !(is_under_cargo && is_cargos(name));
-    caller.filter(|(name, _)| name.to_str().is_none_or(is_kept)).collect()
+    all().filter(|(name, _)| name.to_str().is_none_or(is_kept)).collect()
 }
 
 /// Variables that `cargo run` sets (the Cargo book, "Environment Variables"). `CARGO_HOME` and the
@@ -109,6 +112,11 @@ fn is_not_blank(value: &OsString) -> bool {
 
 fn path(name: &str) -> Option<PathBuf> {
     value_of(name).map(PathBuf::from)
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+fn all() -> std::env::VarsOs {
+    std::env::vars_os()
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]

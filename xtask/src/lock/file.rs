@@ -6,10 +6,10 @@
 use crate::lock::table::LockKey;
 use crate::sys::file::{StatId, irregular, stat_id};
 use crate::sys::mounts::{self, Mount, MountedFile};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, Mode, NFS_SUPER_MAGIC, OFlags, fstatfs, openat};
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// File systems whose locks are all in this kernel's table. Any other counts as remote, which costs a
@@ -45,7 +45,19 @@ pub(crate) enum Locks {
 
 /// Finds the lock file; None when there is none.
 pub(crate) fn find(lock: &Path) -> io::Result<Option<LockFile>> {
-    let path_fd = match openat(CWD, lock, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+    let path_fd = match open(lock, OFlags::PATH) {
+        Err(Errno::NOENT) => {
+            refresh_names(lock);
+            open(lock, OFlags::PATH)
+        }
+        Ok(file) if irregular(&file)?.is_none() && is_nfs(&file) => {
+            // Only an open for reading asks the server whether the name is another file's now.
+            _ = open(lock, OFlags::RDONLY | OFlags::DIRECT | OFlags::NONBLOCK | OFlags::NOCTTY);
+            open(lock, OFlags::PATH)
+        }
+        opened => opened,
+    };
+    let path_fd = match path_fd {
         Err(Errno::NOENT) => return Ok(None),
         opened => opened?,
     };
@@ -54,6 +66,22 @@ pub(crate) fn find(lock: &Path) -> io::Result<Option<LockFile>> {
     let MountedFile { mount, inode } = mounts::find(&path_fd)?;
     let key = LockKey { major: mount.major, minor: mount.minor, inode: inode.unwrap_or(stat_id.2) };
     Ok(Some(LockFile { path_fd, key, irregular, stat_id, mount }))
+}
+
+fn open(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn is_nfs(file: impl AsFd) -> bool {
+    fstatfs(file).is_ok_and(|stat| stat.f_type == NFS_SUPER_MAGIC)
+}
+
+/// An NFS client remembers that a name did not exist, for half a minute or longer: only to list the folder makes it
+/// ask the server (measured with Linux 6.12 and 7.3).
+fn refresh_names(lock: &Path) {
+    if let Some(folder) = lock.parent().filter(|folder| open(folder, OFlags::PATH).is_ok_and(is_nfs)) {
+        _ = std::fs::read_dir(folder).map(Iterator::count);
+    }
 }
 
 /// Whether all locks of a file system are in this kernel's table.

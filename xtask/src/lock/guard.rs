@@ -3,7 +3,7 @@
 
 use crate::lock::file;
 use crate::lock::judge::{LockState, judge};
-use crate::lock::observe::{ANSWER_TIMEOUT, Lock, NO_ANSWER, Observation, ObservedVia};
+use crate::lock::observe::{ANSWER_TIMEOUT, LOOK_TIMEOUT, Lock, NO_ANSWER, Observation, ObservedVia};
 use crate::lock::path::sidecar_path;
 use crate::lock::sidecar::Claim;
 use crate::lock::walk::walk;
@@ -20,7 +20,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 /// How often a lock file that is replaced while it is being taken is opened afresh.
 const MAX_TRIES: usize = 5;
@@ -73,7 +73,7 @@ impl Guard {
         let mut wanted = Wanted::new(&self.lock, file.as_ref(), &claim);
         wanted.has_sign |= is_new;
         wanted.own = file.as_ref().map(|file| (file.key, file.stat_id));
-        let walk = walk(&wanted);
+        let walk = walk(&wanted, Instant::now() + LOOK_TIMEOUT);
         if walk.is_unlinked {
             return Err(Refusal::Held);
         }

@@ -27,18 +27,12 @@ const ONE_PIECE_MAX_BYTES: usize = 2048;
 /// and one may fall through the gap, but not through five gaps at different places.
 const PIECE_BYTES: [usize; 5] = [4096, 3500, 2900, 2300, 1700];
 
-/// Maximum size read of the table: about a million locks.
-const TABLE_MAX_BYTES: usize = 64 << 20;
-
-/// How long the table may take to be read.
-const TABLE_TIMEOUT: Duration = Duration::from_secs(3);
-
 /// After a shared lock was seen it is looked at once more: it may be the probe of another status run.
 const SHARED_LOCK_RECHECK: Duration = Duration::from_millis(50);
 
 /// How long a client's delegation may take to be recalled, and how often that is looked at.
 const RECALL_TIMEOUT: Duration = Duration::from_secs(2);
-const RECALL_INTERVAL: Duration = Duration::from_millis(50);
+const RECALL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What the table says about one file.
 #[derive(Debug, Default)]
@@ -51,21 +45,44 @@ pub(crate) struct Table {
 impl Table {
     /// Reads the locks of a file, which may have several keys. A line that is there is the truth; that one is not
     /// there takes more to prove.
-    pub(crate) fn read(keys: &[LockKey]) -> io::Result<Table> {
-        let columns: Vec<String> = keys.iter().map(|key| key.column()).collect();
+    pub(crate) fn read(keys: &[LockKey], until: Instant) -> io::Result<Table> {
         let is_shared = |entry: &Entry| entry.is_waiter || (entry.lock_type == LockType::Flock && !entry.is_exclusive);
-        let read = || read_pieces(&columns, |entries| !entries.is_empty());
-        let table = read()?;
+        let table = Table::default().read_more(&columns(keys), &PIECE_BYTES[..1], until)?;
         if table.entries.is_empty() || !table.entries.iter().all(is_shared) {
             return Ok(table);
         }
         pause(SHARED_LOCK_RECHECK);
-        read()
+        Table::default().read_more(&columns(keys), &PIECE_BYTES[..1], until)
     }
 
-    /// Reads the locks of all files of a device.
-    pub(crate) fn read_device(major: u32, minor: u32) -> io::Result<Table> {
-        read_pieces(&[LockKey::start_of_column(major, minor)], |_| false)
+    /// Reads on until a lock of the file cannot have been missed.
+    pub(crate) fn prove(self, keys: &[LockKey], until: Instant) -> io::Result<Table> {
+        let is_proven = self.is_whole || !self.entries.is_empty();
+        if is_proven {
+            Ok(self)
+        } else {
+            Ok(Table { is_whole: true, ..self.read_more(&columns(keys), &PIECE_BYTES[1..], until)? })
+        }
+    }
+
+    /// Reads the locks of all files of a device, until none can have been missed.
+    pub(crate) fn read_device(major: u32, minor: u32, until: Instant) -> io::Result<Table> {
+        let column = LockKey::start_of_column(major, minor);
+        Ok(Table { is_whole: true, ..Table::default().read_more(&[column], &PIECE_BYTES, until)? })
+    }
+
+    /// Adds readings of `/proc/locks` in pieces of these sizes, until one was short: that came in one piece, and
+    /// nothing can have been missed.
+    fn read_more(self, columns: &[String], pieces_bytes: &[usize], until: Instant) -> io::Result<Table> {
+        let mut known: HashSet<Entry> = self.entries.into_iter().collect();
+        for &piece_bytes in pieces_bytes {
+            if read_table(piece_bytes, until, |lines| {
+                known.extend(columns.iter().flat_map(|column| entries_with(lines, column)))
+            })? {
+                return Ok(Table { entries: known.into_iter().collect(), is_whole: true });
+            }
+        }
+        Ok(Table { entries: known.into_iter().collect(), is_whole: false })
     }
 
     /// Whether a lock keeps scrapes out.
@@ -82,39 +99,35 @@ impl Table {
         self.is_held() && !self.entries.iter().any(|entry| entry.lock_type == LockType::Flock && !entry.is_waiter)
     }
 
-    fn has_delegation(&self) -> bool {
+    /// A client of this NFS server may hold the lock, unseen.
+    pub(crate) fn has_delegation(&self) -> bool {
         self.entries.iter().any(|entry| entry.lock_type == LockType::Delegation)
     }
 }
 
-/// Reads `/proc/locks` until that is enough, or nothing can have been missed: a short table in one piece, a
-/// longer one in pieces of several sizes.
-fn read_pieces(columns: &[String], is_enough: impl Fn(&HashSet<Entry>) -> bool) -> io::Result<Table> {
-    let until = Instant::now() + TABLE_TIMEOUT;
-    let (mut seen, mut is_whole) = (HashSet::new(), true);
-    for piece in PIECE_BYTES {
-        let file = open()?;
-        let mut bytes = Vec::new();
-        let mut buffer = vec![0; piece];
-        while let length @ 1.. = file.read_at(&mut buffer, bytes.len() as u64)? {
-            bytes.extend_from_slice(&buffer[..length]);
-            if bytes.len() > TABLE_MAX_BYTES || Instant::now() > until {
-                is_whole = false;
-                break;
-            }
-        }
-        let text = String::from_utf8_lossy(&bytes);
-        seen.extend(columns.iter().flat_map(|column| entries_with(&text, column)));
-        // Beyond the end the kernel has to go through all lines at once, and would give those that were missed.
-        let is_one_piece = bytes.len() <= ONE_PIECE_MAX_BYTES
-            && file.read_at(&mut buffer, bytes.len() as u64 + 1)? == 0
-            && file.read_at(&mut buffer, 0)? == bytes.len()
-            && buffer.starts_with(&bytes);
-        if is_enough(&seen) || is_one_piece || !is_whole {
-            break;
+fn columns(keys: &[LockKey]) -> Vec<String> {
+    keys.iter().map(|key| key.column()).collect()
+}
+
+/// Reads the table in pieces of this size and gives whole lines to `take`. The result is whether it came in one
+/// piece: beyond the end the kernel has to go through all lines at once, and would give those that were missed.
+fn read_table(piece_bytes: usize, until: Instant, mut take: impl FnMut(&str)) -> io::Result<bool> {
+    let file = open()?;
+    let mut piece = vec![0; piece_bytes];
+    let (mut lines, mut length) = (Vec::new(), 0);
+    while let read @ 1.. = file.read_at(&mut piece, length as u64)? {
+        length += read;
+        lines.extend_from_slice(&piece[..read]);
+        // A piece may end within the line of a lock with many waiters.
+        let whole_lines = lines.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        take(&String::from_utf8_lossy(&lines[..whole_lines]));
+        lines.drain(..whole_lines);
+        if Instant::now() > until {
+            return Err(io::Error::other("/proc/locks is too long to be read in time"));
         }
     }
-    Ok(Table { entries: seen.into_iter().collect(), is_whole })
+    let is_short = length <= ONE_PIECE_MAX_BYTES;
+    Ok(is_short && file.read_at(&mut piece, length as u64 + 1)? == 0 && file.read_at(&mut piece, 0)? == length)
 }
 
 /// Opens the table itself: in a container something else may be mounted over it.
@@ -131,7 +144,7 @@ fn open() -> io::Result<File> {
 /// says EACCES instead of EWOULDBLOCK.
 pub(crate) fn probe(file: &LockFile) -> io::Result<bool> {
     #[expect(clippy::disallowed_methods, reason = "the last resort, and only there")]
-    match flock(reopen(file, OFlags::empty())?, FlockOperation::NonBlockingLockShared) {
+    match flock(reopen(file)?, FlockOperation::NonBlockingLockShared) {
         // Closing the descriptor released it.
         Ok(()) => Ok(false),
         Err(Errno::WOULDBLOCK | Errno::ACCESS) => Ok(true),
@@ -150,37 +163,32 @@ pub(crate) fn would_be_refused(file: &LockFile) -> io::Result<bool> {
         l_pid: 0,
     };
     #[expect(clippy::disallowed_methods, reason = "F_OFD_GETLK takes no lock")]
-    fcntl(reopen(file, OFlags::empty())?, FcntlArg::F_OFD_GETLK(&mut wanted))?;
+    fcntl(reopen(file)?, FcntlArg::F_OFD_GETLK(&mut wanted))?;
     Ok(wanted.l_type != libc::F_UNLCK as libc::c_short)
 }
 
 /// Opens the file for reading, without the delegation that an NFS server would give: if this host died then,
 /// the next scrape elsewhere would have to wait for it.
-fn reopen(file: &LockFile, more: OFlags) -> io::Result<OwnedFd> {
+fn reopen(file: &LockFile) -> io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", file.path_fd.as_raw_fd());
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY | more;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     match openat(CWD, &path, flags | OFlags::DIRECT, Mode::empty()) {
         Err(Errno::INVAL) => Ok(openat(CWD, &path, flags, Mode::empty())?),
         opened => Ok(opened?),
     }
 }
 
-/// Recalls the write delegation of a client of this NFS server, which may hide the client's lock: to open the
-/// file does that. None if the client does not give it back.
-pub(crate) fn recall(file: &LockFile, mut table: Table) -> io::Result<Option<Table>> {
+/// Recalls the delegations of this NFS server's clients, which may hide a client's lock: to open the file does that.
+/// False if a client does not give it back.
+pub(crate) fn recall(file: &LockFile) -> io::Result<bool> {
     let until = Instant::now() + RECALL_TIMEOUT;
-    while table.has_delegation() && !table.is_held() {
-        if Instant::now() > until {
-            return Ok(None);
+    loop {
+        match reopen(file) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => pause(RECALL_INTERVAL),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            opened => return opened.map(|_| true),
         }
-        if !matches!(reopen(file, OFlags::empty()), Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            // It was given back, or was only for reading.
-            return Table::read(&[file.key]).map(Some);
-        }
-        pause(RECALL_INTERVAL);
-        table = Table::read(&[file.key])?;
     }
-    Ok(Some(table))
 }
 
 /// Whether an NFS server on this machine waits for its clients to tell their locks again, after a restart.

@@ -3,6 +3,7 @@
 use crate::lock::file::{self, LockFile, Locks};
 use crate::lock::kernel::{self, Table};
 use crate::lock::sidecar::{Claim, Recorded, Writer};
+use crate::lock::table::LockKey;
 use crate::lock::walk::{self, Walk};
 use crate::lock::wanted::Wanted;
 use crate::sys::deadline::within;
@@ -12,10 +13,13 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 use serde::{Serialize, Serializer};
 use std::io;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long the lock's file system may take to answer.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the table and the processes may be looked at; what is not seen by then is not known.
+pub(crate) const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why nothing is known of a lock whose file system does not answer in time.
 pub(crate) const NO_ANSWER: &str = "the file system of the lock does not answer";
@@ -104,7 +108,9 @@ pub(crate) fn observe(lock: &Path) -> Observation {
 /// Whether somebody holds the lock, by the table alone: false says nothing.
 pub(crate) fn is_still_held(lock: &Path) -> bool {
     let path = lock.to_path_buf();
-    let look = move || file::find(&path).ok().flatten().and_then(|file| Table::read(&[file.key]).ok());
+    let look = move || {
+        file::find(&path).ok().flatten().and_then(|file| Table::read(&[file.key], Instant::now() + LOOK_TIMEOUT).ok())
+    };
     matches!(within(ANSWER_TIMEOUT, look), Ok(Some(Some(table))) if table.is_held())
 }
 
@@ -125,11 +131,13 @@ fn look(lock: &Path) -> Observation {
         let needed = if seen.has_file { lock } else { folder };
         seen.may_open = accessat(CWD, needed, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS).is_ok();
         let is_fresh = match (&seen.lock, &file) {
+            // Somebody else's lock may have come or gone during the walk.
+            (Lock::NoFile, _) if seen.claim.has_sidecar() && !seen.walk.is_conclusive => false,
             (Lock::NoFile, _) => file::find(lock).is_ok_and(|now| now.is_none()),
             (Lock::NotHeld, Some(file)) => file.is_at(lock),
             // It may have been released before its holder was found.
             (Lock::Held, _) => {
-                !(seen.via == ObservedVia::ProcLocks && seen.walk.is_complete && seen.walk.holders.is_empty())
+                seen.via != ObservedVia::ProcLocks || !seen.walk.is_complete || !seen.walk.holders.is_empty()
             }
             _ => true,
         };
@@ -138,7 +146,8 @@ fn look(lock: &Path) -> Observation {
         }
         last = Some(seen);
     }
-    last.filter(|seen| seen.lock == Lock::Held).unwrap_or_else(|| {
+    let is_answer = |seen: &Observation| matches!(seen.lock, Lock::Held | Lock::NoFile);
+    last.filter(is_answer).unwrap_or_else(|| {
         let why = "the lock file keeps being replaced".to_owned();
         Observation::new(Lock::Unknown(why), ObservedVia::Nothing, Claim::read(lock), Walk::default())
     })
@@ -146,8 +155,12 @@ fn look(lock: &Path) -> Observation {
 
 fn look_at(lock: &Path, file: Option<&LockFile>) -> Observation {
     let mut claim = Claim::read(lock);
-    let table = file.map(read_table).unwrap_or(Ok(Table { is_whole: true, ..Table::default() }));
-    let walk = walk::walk(&Wanted::new(lock, file, &claim));
+    let until = Instant::now() + LOOK_TIMEOUT;
+    let mut table = file.map_or_else(|| Ok(Table::default()), |file| Table::read(&keys_of(file)?, until));
+    let walk = walk::walk(&Wanted::new(lock, file, &claim), until);
+    if let Some(file) = file.filter(|_| !walk.is_complete) {
+        table = table.and_then(|table| table.prove(&keys_of(file)?, until));
+    }
     claim.confirm_writer(|pid| walk.has(pid));
     let is_held_here = !walk.holders.is_empty() && !walk.is_unlinked;
     let is_trusted = is_held_here || file.is_none_or(|file| file.has_unique_key() || !walk.is_conclusive);
@@ -160,7 +173,12 @@ fn look_at(lock: &Path, file: Option<&LockFile>) -> Observation {
             // An absence proves nothing elsewhere: there are locks that are not in this table.
             let is_silent =
                 walk.is_complete || (sees_every_process() && table.as_ref().is_ok_and(|table| table.is_whole));
-            unheld(file, is_silent)
+            let has_delegation = table.as_ref().is_ok_and(Table::has_delegation);
+            match file.irregular {
+                Some(kind) => unknown(format!("the lock path is {kind}, not a regular file")),
+                None if has_delegation => behind_delegation(file),
+                None => unheld(file, is_silent),
+            }
         }
     };
     let mut seen = Observation::new(lock, via, claim, walk);
@@ -176,36 +194,43 @@ fn look_at(lock: &Path, file: Option<&LockFile>) -> Observation {
     seen
 }
 
-fn read_table(file: &LockFile) -> io::Result<Table> {
-    let keys = if file.locks() == Locks::Nfs { kernel::keys_on_server(file)? } else { vec![file.key] };
-    let table = Table::read(&keys)?;
-    match kernel::recall(file, table)? {
-        Some(table) => Ok(table),
-        None => Err(io::Error::other("an NFS client does not give back its delegation")),
-    }
+fn keys_of(file: &LockFile) -> io::Result<Vec<LockKey>> {
+    if file.locks() == Locks::Nfs { kernel::keys_on_server(file) } else { Ok(vec![file.key]) }
 }
 
 /// What a lock is that neither the table nor the walk shows. `is_silent`: on this host nobody holds it.
 fn unheld(file: &LockFile, is_silent: bool) -> (Lock, ObservedVia) {
-    let unknown = |why: String| (Lock::Unknown(why), ObservedVia::Nothing);
-    if let Some(kind) = file.irregular {
-        return unknown(format!("the lock path is {kind}, not a regular file"));
-    }
-    let answer = |held: bool, via| (if held { Lock::Held } else { Lock::NotHeld }, via);
     match file.locks() {
         Locks::Local if kernel::is_in_grace() => {
             unknown("the NFS server on this machine was restarted, and waits for its clients".to_owned())
         }
         Locks::Local if is_silent => (Lock::NotHeld, ObservedVia::ProcLocks),
-        Locks::Nfs if is_silent => match kernel::would_be_refused(file) {
-            Ok(held) => answer(held, ObservedVia::Server),
-            Err(error) => unknown(format!("the NFS server cannot be asked: {}", plain(&error))),
-        },
+        Locks::Nfs if is_silent => ask_server(file),
         _ => match kernel::probe(file) {
-            Ok(held) => answer(held, ObservedVia::Probe),
+            Ok(held) => (if held { Lock::Held } else { Lock::NotHeld }, ObservedVia::Probe),
             Err(error) => unknown(format!("the lock file cannot be probed: {}", plain(&error))),
         },
     }
+}
+
+/// What a lock is that a client of this NFS server may hold under its delegation.
+fn behind_delegation(file: &LockFile) -> (Lock, ObservedVia) {
+    match kernel::recall(file) {
+        Ok(true) => ask_server(file),
+        Ok(false) => unknown("an NFS client does not give back its delegation".to_owned()),
+        Err(error) => unknown(format!("an NFS client's delegation cannot be recalled: {}", plain(&error))),
+    }
+}
+
+fn ask_server(file: &LockFile) -> (Lock, ObservedVia) {
+    match kernel::would_be_refused(file) {
+        Ok(held) => (if held { Lock::Held } else { Lock::NotHeld }, ObservedVia::Server),
+        Err(error) => unknown(format!("the NFS server cannot be asked: {}", plain(&error))),
+    }
+}
+
+fn unknown(why: String) -> (Lock, ObservedVia) {
+    (Lock::Unknown(why), ObservedVia::Nothing)
 }
 
 impl Observation {

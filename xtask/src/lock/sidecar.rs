@@ -7,6 +7,7 @@ use crate::lock::path::sidecar_path;
 use crate::sys::file::{self, Links, ReadError};
 use crate::sys::procfs;
 use crate::text::Foreign;
+use rustix::io::Errno;
 use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -80,6 +81,8 @@ impl Claim {
         let sidecar = match file::read_start(&sidecar_path(lock), Links::Refuse, SIDECAR_MAX_BYTES) {
             Ok(bytes) => Sidecar::parse(&bytes),
             Err(ReadError::Missing) => return Claim::None,
+            // It was removed on the NFS server.
+            Err(ReadError::Io(error)) if Errno::from_io_error(&error) == Some(Errno::STALE) => return Claim::None,
             Err(cause @ ReadError::NotAFile(_)) => return Claim::NotASidecar(cause.to_string()),
             Err(cause) => return Claim::Unreadable(cause.to_string()),
         };

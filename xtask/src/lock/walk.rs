@@ -20,10 +20,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
-
-/// How long a walk may take; what is left then is not looked at.
-const WALK_TIMEOUT: Duration = Duration::from_secs(3);
+use std::time::{Instant, SystemTime};
 
 /// A process that has the locked descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -63,9 +60,8 @@ impl Walk {
     }
 }
 
-/// Looks through all processes.
-pub(crate) fn walk(wanted: &Wanted) -> Walk {
-    let until = Instant::now() + WALK_TIMEOUT;
+/// Looks through all processes; what is left when the time is up is not looked at.
+pub(crate) fn walk(wanted: &Wanted, until: Instant) -> Walk {
     let recorded = wanted.claim.running_writer();
     let (mut here, mut unlinked) = (Vec::new(), Vec::new());
     let pids = match procfs::processes() {
@@ -95,14 +91,14 @@ pub(crate) fn walk(wanted: &Wanted) -> Walk {
     // A process that was not met may have ended since the sidecar was read.
     let still_runs = || recorded.is_some_and(|pid| u64::try_from(pid).is_ok_and(procfs::is_running));
     let recorded_unreadable = recorded_unreadable.filter(|_| still_runs());
-    let is_conclusive = is_complete || (wanted.has_sign && has_met_all(wanted, met));
+    let is_conclusive = is_complete || (wanted.has_sign && has_met_all(wanted, met, until));
     Walk { holders, is_complete, is_conclusive, is_unlinked, recorded_unreadable }
 }
 
 /// Whether the walk has met every flock on the lock's device: what it could not look at has none then.
-fn has_met_all(wanted: &Wanted, mut met: Vec<Met>) -> bool {
+fn has_met_all(wanted: &Wanted, mut met: Vec<Met>, until: Instant) -> bool {
     let Some(mount) = wanted.mount.as_ref().filter(|mount| has_local_locks(mount)) else { return false };
-    let Ok(table) = Table::read_device(mount.major, mount.minor) else { return false };
+    let Ok(table) = Table::read_device(mount.major, mount.minor, until) else { return false };
     met.extend(wanted.own);
     met.sort_unstable();
     met.dedup();

@@ -21,7 +21,7 @@ pub(crate) struct Case {
     /// Environment variables besides the clean few that every case has.
     #[serde(default)]
     pub(crate) env: BTreeMap<String, String>,
-    /// It needs to inspect every process: it is run only as root, and not in a container.
+    /// It needs to inspect every process, which only root outside containers may do.
     #[serde(default)]
     pub(crate) sees_all: bool,
     /// Its `PATH` has only the stage's programs, which is not enough for scripts.

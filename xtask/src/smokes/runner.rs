@@ -13,7 +13,6 @@ use crate::sys::child::{self, End, Finished};
 use crate::sys::procfs;
 use crate::text::indented;
 use anyhow::Context;
-use rustix::process::geteuid;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -23,8 +22,8 @@ use std::time::Duration;
 /// How long the program under test may take.
 const CASE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A script runs the program many times, and may start containers.
-const SCRIPT_TIMEOUT: Duration = Duration::from_secs(300);
+/// A script runs the program many times, and may start containers and virtual machines.
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The exit code of a script that means "skipped", as in automake's test protocol.
 const SKIPPED: i32 = 77;
@@ -35,9 +34,12 @@ pub(crate) fn reason_to_skip(smoke: &Smoke, env: &Env, options: &cli::Smokes) ->
         Kind::Script if smoke.name.contains("container") && !options.include_container => {
             return Some("pass --include-container to run".to_owned());
         }
+        Kind::Script if smoke.name.contains("-vm-") && !options.include_vm => {
+            return Some("pass --include-vm to run".to_owned());
+        }
         Kind::Script => &["bash"],
-        Kind::Case(case, _) if case.sees_all && !(procfs::sees_every_process() && geteuid().is_root()) => {
-            return Some("only root outside containers can inspect every process".to_owned());
+        Kind::Case(case, _) if case.sees_all && !procfs::may_inspect_every_process() => {
+            return Some("not every process can be inspected".to_owned());
         }
         Kind::Case(case, _) if options.via == Via::Scripts && script_of(case).is_none() => {
             return Some("there is no script for it, or it needs a bare PATH".to_owned());
@@ -196,7 +198,11 @@ fn run_script(smoke: &Smoke, setup: &Setup) -> anyhow::Result<Outcome> {
     let stage = Stage::new(&setup.programs)?;
     stage.set(&StagePlan::default())?;
     let mut command = stage.command("bash", Some(setup));
-    command.arg(&smoke.file).env("DCE_REPO_ROOT", &setup.repo_root).env("DCE_MIN_FREE_MB", "0");
+    command
+        .arg(&smoke.file)
+        .env("DCE_REPO_ROOT", &setup.repo_root)
+        .env("DCE_MIN_FREE_MB", "0")
+        .envs(Env::smoke_options());
     let finished = child::run(&mut command, SCRIPT_TIMEOUT, setup.cancel).context("cannot start bash")?;
     let printed = [&finished.stdout, &finished.stderr].map(|bytes| String::from_utf8_lossy(bytes));
     let why_skipped = printed[0].lines().next().and_then(|line| line.strip_prefix("SKIP:")).map(str::trim);

@@ -11,6 +11,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a lease or an NFS client's delegation may take to be given back (fcntl(2), "Leases").
+const LEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a file was not read.
 #[derive(Debug)]
@@ -101,11 +105,17 @@ pub(crate) fn irregular(file: impl AsFd) -> io::Result<Option<&'static str>> {
 
 /// Opens for reading what an `O_PATH` descriptor refers to. It goes through `/proc/self/fd`, so that
 /// nobody can put another file in its place in between.
-pub(crate) fn reopen(found: &OwnedFd) -> io::Result<File> {
+fn reopen(found: &OwnedFd) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    match openat(CWD, format!("/proc/self/fd/{}", found.as_raw_fd()), flags, Mode::empty()) {
-        Err(Errno::NOENT) => Err(io::Error::other("it cannot be opened without /proc, which is not mounted")),
-        opened => Ok(opened?.into()),
+    let until = Instant::now() + LEASE_TIMEOUT;
+    loop {
+        match openat(CWD, format!("/proc/self/fd/{}", found.as_raw_fd()), flags, Mode::empty()) {
+            Err(Errno::NOENT) => {
+                return Err(io::Error::other("it cannot be opened without /proc, which is not mounted"));
+            }
+            Err(Errno::AGAIN) if Instant::now() < until => std::thread::yield_now(),
+            opened => return Ok(opened?.into()),
+        }
     }
 }
 

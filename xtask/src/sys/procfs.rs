@@ -32,6 +32,11 @@ pub(crate) fn sees_every_process() -> bool {
     std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
 }
 
+/// Whether this process may look into any other. Even root may be kept from some, as in a sandbox.
+pub(crate) fn may_inspect_every_process() -> bool {
+    sees_every_process() && std::fs::read_link("/proc/1/fd/0").is_ok()
+}
+
 /// This machine's name.
 pub(crate) fn host() -> Option<String> {
     read("/proc/sys/kernel/hostname").ok().map(|name| name.trim_end().to_owned())

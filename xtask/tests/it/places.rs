@@ -40,7 +40,7 @@ fn assert_held_then_free(sandbox: &Sandbox) {
 }
 
 /// Even root may be kept from inspecting some process, as in a sandbox.
-fn can_inspect_all() -> bool {
+pub(crate) fn can_inspect_all() -> bool {
     obstacle(&[], "for fd in /proc/[0-9]*/fd; do ls -l $fd >/dev/null 2>&1 || [ ! -e $fd ] || exit 1; done").is_none()
 }
 
