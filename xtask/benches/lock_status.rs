@@ -21,6 +21,8 @@ const STATUS_LOOPS: usize = 3;
 const LOOKS: usize = 2_000;
 const CHURNING_LOCKS: usize = 200;
 const LONG_TABLE: usize = 2_000;
+/// As many as on a desktop.
+const OTHER_PROCESSES: usize = 300;
 /// Below the usual limit of 1,024 descriptors.
 const LOCKS_PER_PROCESS: usize = 500;
 
@@ -68,6 +70,11 @@ fn costs() {
     println!("whole-process wall time, medians of {TIMED_RUNS} alternating runs:");
     compare("short table, not held", &status, "true", &nothing);
     let holder = bench.child("hold-one", &bench.lock);
+    compare("short table, held", &status, "fuser LOCK", &fuser);
+    let _others: Vec<Held> = (0..OTHER_PROCESSES)
+        .map(|_| Held(Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()))
+        .collect();
+    println!("beside {OTHER_PROCESSES} other processes:");
     compare("short table, held", &status, "fuser LOCK", &fuser);
     // As databases do it: many ranges of few files.
     let ranges = bench.child("ranges", &bench.folder.path().join("database"));

@@ -11,6 +11,7 @@ use xshell::{Cmd, Shell, cmd};
 
 impl cli::Ci {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
+        #[expect(clippy::disallowed_methods, reason = "its programs may take as long and say as much as they want")]
         let shell = Shell::new().context("cannot start a shell")?;
         shell.change_dir(workspace(env));
         let mut failed = Vec::new();

@@ -4,7 +4,7 @@
 
 use rustix::fs::{Access, access};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Minimum free space where `DCE_MIN_FREE_MB` does not say otherwise, in MiB.
 const DEFAULT_MIN_FREE_MIB: u64 = 1024;
@@ -94,15 +94,34 @@ impl Env {
 /// put into it to start this program.
 pub(crate) fn for_command() -> Vec<(OsString, OsString)> {
     let is_under_cargo = value_of("CARGO_PKG_NAME").is_some_and(|name| name == env!("CARGO_PKG_NAME"));
-    let is_kept = |name: &str| name != "XTASK_WORKSPACE" && !(is_under_cargo && is_cargos(name));
-    all().filter(|(name, _)| name.to_str().is_none_or(is_kept)).collect()
+    let is_kept = |name: &str| name != "XTASK_WORKSPACE" && !(is_under_cargo && is_set_by_cargo(name));
+    let kept = all().filter(|(name, _)| name.to_str().is_none_or(is_kept));
+    kept.filter_map(|(name, value)| match name.to_str() {
+        Some("LD_LIBRARY_PATH") if is_under_cargo => Some((name, library_path_without_cargo(&value)?)),
+        _ => Some((name, value)),
+    })
+    .collect()
 }
 
-/// Variables that `cargo run` sets (the Cargo book, "Environment Variables"). `CARGO_HOME` and the
+/// `LD_LIBRARY_PATH` without the target folder and the toolchain, which `cargo run` and rustup put in front; None if
+/// nothing is left.
+fn library_path_without_cargo(libraries: &OsString) -> Option<OsString> {
+    let target = std::env::current_exe().ok()?.parent()?.to_path_buf();
+    let toolchain = value_of("RUSTUP_TOOLCHAIN").map(|name| Path::new("toolchains").join(name));
+    let is_of_toolchain = |path: &Path| toolchain.iter().any(|end| path.ancestors().any(|at| at.ends_with(end)));
+    let is_added = |path: &Path| {
+        path.starts_with(&target) || is_of_toolchain(path) || path.iter().any(|folder| folder == "rustlib")
+    };
+    let left: Vec<PathBuf> = std::env::split_paths(libraries).filter(|path| !is_added(path)).collect();
+    std::env::join_paths(&left).ok().filter(|_| !left.is_empty())
+}
+
+/// Variables that `cargo run` and rustup set (the Cargo book, "Environment Variables"). `CARGO_HOME` and the
 /// like configure cargo: they are the caller's.
-fn is_cargos(name: &str) -> bool {
+fn is_set_by_cargo(name: &str) -> bool {
     matches!(name, "CARGO" | "CARGO_MANIFEST_DIR" | "CARGO_MANIFEST_LINKS" | "CARGO_MANIFEST_PATH")
         || matches!(name, "CARGO_PRIMARY_PACKAGE" | "CARGO_TARGET_TMPDIR" | "RUST_RECURSION_COUNT")
+        || matches!(name, "RUSTUP_TOOLCHAIN" | "RUSTUP_TOOLCHAIN_SOURCE")
         || ["CARGO_PKG_", "CARGO_BIN_"].iter().any(|start| name.starts_with(start))
 }
 

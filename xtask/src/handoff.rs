@@ -1,5 +1,6 @@
 //! `handoff` and `verify-ready`: everything an operator checks before a scrape. Every section runs,
-//! whatever fails, and every failure is reported.
+//! whatever fails, and every failure is reported. A new check is a `look` in a file of its own, called from
+//! `Readiness::gather`.
 
 mod archives;
 mod auth;

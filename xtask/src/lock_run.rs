@@ -4,16 +4,16 @@ use crate::cli;
 use crate::env::{self, Env};
 use crate::lock::guard::{Guard, Refusal};
 use crate::lock_status::report::LockReport;
-use crate::lock_status::text::waiting_for;
+use crate::lock_status::text::{self, waiting_for};
 use crate::output;
 use crate::sys::child;
 use crate::sys::file::plain;
 use crate::sys::procfs;
 use crate::sys::signals::Signals;
 use crate::target::Resolved;
-use crate::text::{Foreign, path, printable};
+use crate::text::{path, printable};
 use crate::verdict::Verdict;
-use crate::wait::{LOOK_INTERVAL, Waiting};
+use crate::wait::Waiting;
 use anyhow::{Context, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -29,7 +29,8 @@ const FORWARDED: [Signal; 6] =
 
 impl cli::LockRun {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
-        // From here on a signal ends the wait or the command, not this process: the sidecar is removed in any case.
+        // Caught from here on: the wait or the command ends, and the sidecar is removed before this process exits.
+        // SIGXFSZ: beyond `ulimit -f`, writing the sidecar must fail, not kill. SIGCHLD: the command has ended.
         let others = [Signal::SIGCHLD, Signal::SIGXFSZ];
         let mut signals = Signals::catch(&[&FORWARDED[..], &others].concat()).context("cannot catch signals")?;
         if env.skip_scrape_lock {
@@ -53,7 +54,7 @@ impl cli::LockRun {
     /// Takes the lock, perhaps after a while; or gives the answer when it stays held or a signal ends the wait.
     fn take(&self, resolved: &Resolved, signals: &mut Signals, env: &Env) -> anyhow::Result<Result<Guard, Verdict>> {
         let mut waiting = self.wait.map(|wait| Waiting::new(wait, env));
-        let mut line = None;
+        let mut shown = None;
         loop {
             match Guard::acquire(&resolved.lock) {
                 Ok(guard) => return Ok(Ok(guard)),
@@ -61,14 +62,13 @@ impl cli::LockRun {
                 Err(Refusal::Held) => {}
             }
             if let Some(waiting) = &mut waiting {
-                let line = line.get_or_insert_with(|| {
+                let (line, interval) = shown.get_or_insert_with(|| {
                     let report = LockReport::gather(resolved);
                     waiting.watch(&report.seen.walk.holders);
-                    waiting_for(&report)
+                    (waiting_for(&report), report.look_interval())
                 });
-                let goes_on = waiting.goes_on(LOOK_INTERVAL, Some(signals.as_fd()), line)?;
-                let caught = if signals.is_caught() { signals.take()? } else { Vec::new() };
-                if let Some(signal) = caught.into_iter().find(|signal| FORWARDED.contains(signal)) {
+                let goes_on = waiting.pause(*interval, Some(signals.as_fd()), line)?;
+                if let Some(signal) = signals.take().into_iter().find(|signal| FORWARDED.contains(signal)) {
                     return Ok(Err(Verdict::Code(128 + signal as u8)));
                 }
                 if goes_on {
@@ -84,17 +84,15 @@ impl cli::LockRun {
 
 /// The host runner's words.
 fn refusal(report: &LockReport) -> String {
-    let or_unknown = |text: &Option<Foreign>| text.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
     let holder = match (report.seen.claim.recorded(), report.seen.walk.holders.first()) {
         (Some(recorded), _) => {
-            let running = if recorded.writer.is_running() == Some(false) { "not running" } else { "running" };
-            let (started, cmd) = (or_unknown(&recorded.started), or_unknown(&recorded.cmd));
-            format!("{} ({running}, started {started}): {cmd}", recorded.pid)
+            let cmd = recorded.cmd.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+            format!("{}: {cmd}", text::holder(recorded))
         }
-        (None, Some(holder)) => format!("{} (running, started unknown): {}", holder.pid, holder.command),
-        (None, None) => "unknown".to_owned(),
+        (None, Some(holder)) => format!("pid {} (running, started unknown): {}", holder.pid, holder.command),
+        (None, None) => "pid unknown".to_owned(),
     };
-    format!("Another scrape is already running (lock: {}). Holder pid {holder}", path(&report.lock))
+    format!("Another scrape is already running (lock: {}). Holder {holder}", path(&report.lock))
 }
 
 /// Runs the command to its end, forwards signals to it, and gives its exit code.
@@ -108,13 +106,12 @@ fn run_command(words: &[OsString], mut signals: Signals) -> anyhow::Result<Verdi
     let end = child::end_of(&child).ok();
     while let Ok(None) = child.try_wait() {
         let fds: Vec<_> = end.iter().map(AsFd::as_fd).chain([signals.as_fd()]).collect();
-        let caught = match child::wait_for(&fds, None) {
-            Ok(_) if signals.is_caught() => signals.take(),
-            Ok(_) => continue,
-            Err(error) => Err(error),
-        };
-        let Ok(caught) = caught else { break };
-        for signal in caught.into_iter().filter(|signal| FORWARDED.contains(signal) && !is_from_keyboard(*signal)) {
+        if child::wait_for(&fds, None).is_err() {
+            break;
+        }
+        for signal in
+            signals.take().into_iter().filter(|signal| FORWARDED.contains(signal) && !is_from_keyboard(*signal))
+        {
             // The command is not waited for yet, so the pid is its own.
             _ = kill(Pid::from_raw(child.id() as i32), signal);
         }

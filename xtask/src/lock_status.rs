@@ -22,12 +22,16 @@ impl cli::LockStatus {
             let mut waiting = Waiting::new(wait, env);
             waiting.watch(&report.seen.walk.holders);
             while report.judgement.state == LockState::Held
-                && waiting.goes_on(report.look_interval(), None, &text::waiting_for(&report))?
+                && waiting.pause(report.look_interval(), None, &text::waiting_for(&report))?
             {
                 if !is_still_held(&resolved.lock) {
                     report = LockReport::gather(&resolved);
                     waiting.watch(&report.seen.walk.holders);
                 }
+            }
+            // It may be as old as the wait.
+            if report.judgement.state == LockState::Held {
+                report = LockReport::gather(&resolved);
             }
         }
         let paint = output::paint(env);

@@ -4,9 +4,14 @@
 use crate::config::{ArchiveRoot, Source};
 use crate::env::Env;
 use crate::lock::path::lock_path;
+use crate::sys::deadline::within;
 use crate::text;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long the file system of the config may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A file that every checkout of this repository has, and others have not.
 const MARKER: &str = "scripts/scrape-lock-status.sh";
@@ -31,8 +36,7 @@ impl Resolved {
     /// The config cannot be read or parsed, or its `archive_root` cannot be resolved.
     pub(crate) fn new(config: Option<&Path>, env: &Env) -> anyhow::Result<Resolved> {
         let repo_root = repo_root(env);
-        let source = read_config(config.or(env.config_file.as_deref()), &repo_root, env)?;
-        let archive_root = source.archive_root()?;
+        let (source, archive_root) = read_config(config.or(env.config_file.as_deref()), &repo_root, env)?;
         let named = lock_path(
             env.scrape_lock_file.as_deref(),
             archive_root.as_ref().map(|root| root.path.as_path()),
@@ -54,16 +58,22 @@ impl Resolved {
     }
 }
 
-fn read_config(named: Option<&Path>, repo_root: &Path, env: &Env) -> anyhow::Result<Source> {
-    let hint = "name the config with --config PATH or DCE_CONFIG_FILE";
-    match named {
-        Some(config) => Source::read(config, hint),
-        None => {
-            let demo = workspace(env).join("fixtures/demo/scrape-targets.json");
-            let hint = format!("{hint}; to try it out: --config {}", text::shell_word(&demo.to_string_lossy()));
-            Source::read(&repo_root.join("config/scrape-targets.json"), &hint)
-        }
+fn read_config(named: Option<&Path>, repo_root: &Path, env: &Env) -> anyhow::Result<(Source, Option<ArchiveRoot>)> {
+    let mut hint = "name the config with --config PATH or DCE_CONFIG_FILE".to_owned();
+    if named.is_none() {
+        let demo = workspace(env).join("fixtures/demo/scrape-targets.json");
+        hint += &format!("; to try it out: --config {}", text::shell_word(&demo.to_string_lossy()));
     }
+    let config = named.map_or_else(|| repo_root.join("config/scrape-targets.json"), Path::to_path_buf);
+    let path = config.clone();
+    let read = move || {
+        let source = Source::read(&path, &hint)?;
+        let archive_root = source.archive_root()?;
+        Ok((source, archive_root))
+    };
+    within(ANSWER_TIMEOUT, read)?.unwrap_or_else(|| {
+        bail!("the file system of the scrape config `{}` does not answer", text::path(&config));
+    })
 }
 
 /// The scraper's checkout: `DCE_REPO_ROOT`, else this one.

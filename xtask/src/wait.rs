@@ -1,4 +1,4 @@
-//! Waiting for the lock. Nothing is looked at here: the caller looks again after each wait.
+//! Waiting for the lock: pauses between looks. The looking is the caller's.
 
 use crate::cli::Wait;
 use crate::env::Env;
@@ -15,10 +15,13 @@ pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// The same where a look costs a walk through all processes, or a server's answer.
 pub(crate) const COSTLY_LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How many holders' ends are waited for: each takes a descriptor, and they mostly end together.
+const MAX_WATCHED: usize = 16;
+
 /// A wait with a deadline, shown on a terminal.
 pub(crate) struct Waiting {
     until: Option<Instant>,
-    is_watched: bool,
+    shows_progress: bool,
     /// Readable when a holder has ended.
     ends: Vec<OwnedFd>,
 }
@@ -26,27 +29,22 @@ pub(crate) struct Waiting {
 impl Waiting {
     pub(crate) fn new(wait: Wait, env: &Env) -> Waiting {
         let until = wait.0.and_then(|limit| Instant::now().checked_add(limit));
-        Waiting { until, is_watched: output::is_watched(env), ends: Vec::new() }
+        Waiting { until, shows_progress: output::is_watched(env), ends: Vec::new() }
     }
 
     /// Waits for the end of these processes too; anybody may watch anybody's.
     pub(crate) fn watch(&mut self, holders: &[Holder]) {
         let end_of = |holder: &Holder| pidfd_open(Pid::from_raw(holder.pid)?, PidfdFlags::empty()).ok();
-        self.ends = holders.iter().filter_map(end_of).collect();
+        self.ends = holders.iter().take(MAX_WATCHED).filter_map(end_of).collect();
     }
 
-    /// Waits until a holder ends, `other` can be read, or it is time for another look; false when the time is
-    /// up. `line` says what is waited for.
-    pub(crate) fn goes_on(
-        &mut self,
-        interval: Duration,
-        other: Option<BorrowedFd>,
-        line: &str,
-    ) -> anyhow::Result<bool> {
+    /// Pauses until a holder ends, `other` is readable, or it is time for another look; false, without a pause, when
+    /// the time is up. `line` is shown meanwhile.
+    pub(crate) fn pause(&mut self, interval: Duration, other: Option<BorrowedFd>, line: &str) -> anyhow::Result<bool> {
         if self.until.is_some_and(|until| Instant::now() >= until) {
             return Ok(false);
         }
-        if self.is_watched {
+        if self.shows_progress {
             output::show_progress(Some(line));
         }
         let next = Instant::now() + interval;
@@ -59,7 +57,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if self.is_watched {
+        if self.shows_progress {
             output::show_progress(None);
         }
     }

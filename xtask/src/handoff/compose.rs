@@ -52,11 +52,11 @@ pub(crate) fn look(env: &Env, cancel: &Signals, checks: &mut Vec<Check>) -> Opti
 fn obstacle(call: &[&str], also_needs: Option<&str>, env: &Env, cancel: &Signals) -> Option<String> {
     let (program, arguments) = call.split_first()?;
     if let Some(missing) = [Some(*program), also_needs].into_iter().flatten().find(|name| env.program(name).is_none()) {
-        return Some(format!("no program `{missing}`"));
+        return Some(format!("no program `{}`", printable(missing.as_bytes())));
     }
     let mut command = child::command(program);
     command.args(arguments).env_remove("DISCORD_TOKEN");
-    let call = call.join(" ");
+    let call = printable(call.join(" ").as_bytes());
     match child::run(&mut command, ANSWER_TIMEOUT, cancel).map(|finished| finished.end) {
         Ok(End::Exited(status)) if status.success() => None,
         Ok(End::Exited(status)) => Some(format!("`{call}` failed with {}", child::status_text(status))),

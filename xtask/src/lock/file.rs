@@ -89,6 +89,11 @@ pub(crate) fn has_local_locks(mount: &Mount) -> bool {
     LOCAL_FILE_SYSTEMS.contains(&&mount.fs_type[..])
 }
 
+/// Whether no two files of a file system have the same key: a btrfs snapshot's have, and so may those of overlayfs.
+pub(crate) fn has_unique_keys(mount: &Mount) -> bool {
+    !matches!(&mount.fs_type[..], "btrfs" | "overlay")
+}
+
 impl LockFile {
     /// Whether `lock` still names this file.
     pub(crate) fn is_at(&self, lock: &Path) -> bool {
@@ -102,10 +107,5 @@ impl LockFile {
             _ if has_local_locks(&self.mount) => Locks::Local,
             _ => Locks::Elsewhere,
         }
-    }
-
-    /// Whether no other file has its key: a btrfs snapshot has the same.
-    pub(crate) fn has_unique_key(&self) -> bool {
-        self.mount.fs_type != "btrfs"
     }
 }

@@ -1,12 +1,12 @@
 //! Taking the lock, and reclaiming what a killed scrape left. By the host runner's rules: the lock file is
 //! never removed, and the lock is a flock that children share.
 
-use crate::lock::file;
+use crate::lock::file::{self, Locks};
 use crate::lock::judge::{LockState, judge};
-use crate::lock::observe::{ANSWER_TIMEOUT, LOOK_TIMEOUT, Lock, NO_ANSWER, Observation, ObservedVia};
+use crate::lock::kernel;
+use crate::lock::observe::{ANSWER_TIMEOUT, IN_GRACE, LOOK_TIMEOUT, Lock, NO_ANSWER, Observation, ObservedVia, survey};
 use crate::lock::path::sidecar_path;
 use crate::lock::sidecar::Claim;
-use crate::lock::walk::walk;
 use crate::lock::wanted::Wanted;
 use crate::sys::deadline::within;
 use crate::sys::file::{irregular, plain, stat_id};
@@ -18,7 +18,6 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -60,30 +59,14 @@ impl Guard {
             let folder = path.parent().unwrap_or(Path::new("/"));
             fs::create_dir_all(folder).map_err(|error| failed("create the folder", folder, &error))?;
             let is_new = !path.exists();
+            if is_new {
+                // Before it is made: with a new lock file in its place, a lost one is harder to find.
+                check_nobody_scrapes(&path, is_new, false)?;
+            }
             let guard = Guard::take(&path, OFlags::CREATE)?;
-            guard.check_nobody_scrapes(is_new)?;
+            check_nobody_scrapes(&path, is_new, true)?;
             Ok(guard)
         })
-    }
-
-    /// Refuses beside a holder of another lock file, and where there may be one.
-    fn check_nobody_scrapes(&self, is_new: bool) -> Result<(), Refusal> {
-        let claim = Claim::read(&self.lock);
-        let file = file::find(&self.lock).map_err(|error| failed("look at", &self.lock, &error))?;
-        let mut wanted = Wanted::new(&self.lock, file.as_ref(), &claim);
-        wanted.has_sign |= is_new;
-        wanted.own = file.as_ref().map(|file| (file.key, file.stat_id));
-        let walk = walk(&wanted, Instant::now() + LOOK_TIMEOUT);
-        if walk.is_unlinked {
-            return Err(Refusal::Held);
-        }
-        let state = if is_new { Lock::NoFile } else { Lock::NotHeld };
-        match judge(&Observation::new(state, ObservedVia::Fdinfo, claim, walk)).state {
-            LockState::Unknown(why) => {
-                Err(Refusal::Failed(format!("the lock `{}` is unknown: {why}", path(&self.lock))))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Takes the lock of an existing file.
@@ -130,7 +113,7 @@ impl Guard {
     /// Removes the sidecar that this process wrote, while it still has the lock, and releases the lock.
     pub(crate) fn release(self) -> Result<(), Refusal> {
         let lock = self.lock.clone();
-        // Otherwise the lock file was deleted, and this is somebody else's sidecar.
+        // If it is not ours, the lock file was deleted meanwhile, and another scrape wrote it.
         answer_of(&self.lock, move || if Claim::read(&lock).is_own() { remove_sidecar(&lock) } else { Ok(()) })
     }
 
@@ -151,6 +134,33 @@ impl Guard {
     }
 }
 
+/// Refuses beside a holder of another lock file, and where there may be one. `is_own`: this process has the lock;
+/// `is_new`: it found no lock file.
+fn check_nobody_scrapes(lock: &Path, is_new: bool, is_own: bool) -> Result<(), Refusal> {
+    let claim = Claim::read(lock);
+    let file = file::find(lock).map_err(|error| failed("look at", lock, &error))?;
+    let mut wanted = Wanted::new(lock, file.as_ref(), &claim);
+    wanted.may_have_predecessor |= is_new;
+    let (table, walk) = survey(wanted, file.as_ref(), is_own, Instant::now() + LOOK_TIMEOUT);
+    if walk.is_unlinked || table.is_ok_and(|table| table.has_fcntl_lock()) {
+        return Err(Refusal::Held);
+    }
+    let in_grace = file.as_ref().is_some_and(|file| file.locks() == Locks::Local) && kernel::is_in_grace();
+    let state = match is_new {
+        _ if in_grace => Lock::Unknown(IN_GRACE.to_owned()),
+        true => Lock::NoFile,
+        false => Lock::NotHeld,
+    };
+    let mut seen = Observation::new(state, ObservedVia::Fdinfo, claim, walk);
+    if let Some(file) = &file {
+        seen.note_remote_locks(file);
+    }
+    match judge(&seen).state {
+        LockState::Unknown(why) => Err(Refusal::Failed(format!("the lock `{}` is unknown: {why}", path(lock)))),
+        _ => Ok(()),
+    }
+}
+
 /// Only the holder writes here, so the temporary name need not be random. What a killed predecessor or a
 /// stranger left there is removed first, not followed.
 fn write_sidecar(sidecar: &Path, text: &str) -> Result<(), Refusal> {
@@ -159,8 +169,7 @@ fn write_sidecar(sidecar: &Path, text: &str) -> Result<(), Refusal> {
     let temporary = PathBuf::from(temporary);
     remove_if_present(&temporary).map_err(|error| failed("write the sidecar: cannot remove", &temporary, &error))?;
     let write = || {
-        let mut options = File::options();
-        let mut file = options.write(true).create_new(true).mode(0o644).open(&temporary)?;
+        let mut file = File::create_new(&temporary)?;
         file.write_all(text.as_bytes())?;
         fs::rename(&temporary, sidecar)
     };

@@ -34,55 +34,78 @@ const SHARED_LOCK_RECHECK: Duration = Duration::from_millis(50);
 const RECALL_TIMEOUT: Duration = Duration::from_secs(2);
 const RECALL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What the table says about one file.
+/// Which lines of the table are read.
+pub(crate) struct Scope {
+    /// The keys of the lock file, which may have several on an NFS client; none if there is no file.
+    pub(crate) keys: Vec<LockKey>,
+    /// The device whose other flocks are of interest too: one may be on a file that was the lock.
+    pub(crate) device: Option<(u32, u32)>,
+    /// The lock is this process's own: that it is there says nothing about others.
+    pub(crate) is_own: bool,
+}
+
+/// What the table says.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
+    /// The locks of the lock file.
     pub(crate) entries: Vec<Entry>,
-    /// The file has no other entries. That proves something only in the initial PID namespace.
+    /// The other files with a flock on the device, if the scope has one.
+    pub(crate) others: HashSet<LockKey>,
+    /// Nothing was missed. That proves something only in the initial PID namespace.
     pub(crate) is_whole: bool,
 }
 
+impl Scope {
+    fn columns(&self) -> Vec<String> {
+        match self.device {
+            Some((major, minor)) => vec![LockKey::start_of_column(major, minor)],
+            None => self.keys.iter().map(|key| key.column()).collect(),
+        }
+    }
+}
+
 impl Table {
-    /// Reads the locks of a file, which may have several keys. A line that is there is the truth; that one is not
-    /// there takes more to prove.
-    pub(crate) fn read(keys: &[LockKey], until: Instant) -> io::Result<Table> {
+    /// Reads the table once. A line that is there is the truth; that one is not there takes more to prove.
+    pub(crate) fn read(scope: &Scope, until: Instant) -> io::Result<Table> {
         let is_shared = |entry: &Entry| entry.is_waiter || (entry.lock_type == LockType::Flock && !entry.is_exclusive);
-        let table = Table::default().read_more(&columns(keys), &PIECE_BYTES[..1], until)?;
+        let table = Table::default().read_more(scope, &PIECE_BYTES[..1], until)?;
         if table.entries.is_empty() || !table.entries.iter().all(is_shared) {
             return Ok(table);
         }
         pause(SHARED_LOCK_RECHECK);
-        Table::default().read_more(&columns(keys), &PIECE_BYTES[..1], until)
+        Table::default().read_more(scope, &PIECE_BYTES[..1], until)
     }
 
-    /// Reads on until a lock of the file cannot have been missed.
-    pub(crate) fn prove(self, keys: &[LockKey], until: Instant) -> io::Result<Table> {
-        let is_proven = self.is_whole || !self.entries.is_empty();
-        if is_proven {
-            Ok(self)
-        } else {
-            Ok(Table { is_whole: true, ..self.read_more(&columns(keys), &PIECE_BYTES[1..], until)? })
+    /// Reads on until nothing can have been missed, or the lock is held.
+    pub(crate) fn prove(self, scope: &Scope, until: Instant) -> io::Result<Table> {
+        if self.is_whole || (self.is_held() && !scope.is_own) {
+            return Ok(self);
         }
-    }
-
-    /// Reads the locks of all files of a device, until none can have been missed.
-    pub(crate) fn read_device(major: u32, minor: u32, until: Instant) -> io::Result<Table> {
-        let column = LockKey::start_of_column(major, minor);
-        Ok(Table { is_whole: true, ..Table::default().read_more(&[column], &PIECE_BYTES, until)? })
+        Ok(Table { is_whole: true, ..self.read_more(scope, &PIECE_BYTES[1..], until)? })
     }
 
     /// Adds readings of `/proc/locks` in pieces of these sizes, until one was short: that came in one piece, and
     /// nothing can have been missed.
-    fn read_more(self, columns: &[String], pieces_bytes: &[usize], until: Instant) -> io::Result<Table> {
-        let mut known: HashSet<Entry> = self.entries.into_iter().collect();
+    fn read_more(self, scope: &Scope, pieces_bytes: &[usize], until: Instant) -> io::Result<Table> {
+        let columns = scope.columns();
+        let mut entries: HashSet<Entry> = self.entries.into_iter().collect();
+        let (mut others, mut is_whole) = (self.others, false);
+        let mut take = |lines: &str| {
+            for entry in columns.iter().flat_map(|column| entries_with(lines, column)) {
+                match entry.key {
+                    Some(key) if scope.keys.contains(&key) => _ = entries.insert(entry),
+                    Some(key) if entry.lock_type == LockType::Flock && !entry.is_waiter => _ = others.insert(key),
+                    _ => {}
+                }
+            }
+        };
         for &piece_bytes in pieces_bytes {
-            if read_table(piece_bytes, until, |lines| {
-                known.extend(columns.iter().flat_map(|column| entries_with(lines, column)))
-            })? {
-                return Ok(Table { entries: known.into_iter().collect(), is_whole: true });
+            is_whole = read_table(piece_bytes, until, &mut take)?;
+            if is_whole {
+                break;
             }
         }
-        Ok(Table { entries: known.into_iter().collect(), is_whole: false })
+        Ok(Table { entries: entries.into_iter().collect(), others, is_whole })
     }
 
     /// Whether a lock keeps scrapes out.
@@ -94,19 +117,19 @@ impl Table {
         self.entries.iter().filter(|entry| entry.is_waiter).count()
     }
 
-    /// Held only by fcntl(2), which does not exclude a flock on this machine.
-    pub(crate) fn is_fcntl_lock(&self) -> bool {
-        self.is_held() && !self.entries.iter().any(|entry| entry.lock_type == LockType::Flock && !entry.is_waiter)
+    /// Somebody holds it by fcntl(2), which a flock on this machine does not notice.
+    pub(crate) fn has_fcntl_lock(&self) -> bool {
+        self.entries.iter().any(|entry| entry.lock_type == LockType::Posix && entry.keeps_out_scrapes())
+    }
+
+    pub(crate) fn has_flock(&self) -> bool {
+        self.entries.iter().any(|entry| entry.lock_type == LockType::Flock && entry.keeps_out_scrapes())
     }
 
     /// A client of this NFS server may hold the lock, unseen.
     pub(crate) fn has_delegation(&self) -> bool {
         self.entries.iter().any(|entry| entry.lock_type == LockType::Delegation)
     }
-}
-
-fn columns(keys: &[LockKey]) -> Vec<String> {
-    keys.iter().map(|key| key.column()).collect()
 }
 
 /// Reads the table in pieces of this size and gives whole lines to `take`. The result is whether it came in one

@@ -1,13 +1,14 @@
 //! Everything that can be seen of the lock, before it is judged.
 
-use crate::lock::file::{self, LockFile, Locks};
-use crate::lock::kernel::{self, Table};
+use crate::lock::file::{self, LockFile, Locks, has_local_locks, has_unique_keys};
+use crate::lock::kernel::{self, Scope, Table};
 use crate::lock::sidecar::{Claim, Recorded, Writer};
 use crate::lock::table::LockKey;
 use crate::lock::walk::{self, Walk};
 use crate::lock::wanted::Wanted;
 use crate::sys::deadline::within;
 use crate::sys::file::plain;
+use crate::sys::mounts::Mount;
 use crate::sys::procfs::sees_every_process;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use serde::{Serialize, Serializer};
@@ -18,11 +19,14 @@ use std::time::{Duration, Instant, SystemTime};
 /// How long the lock's file system may take to answer.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the table and the processes may be looked at; what is not seen by then is not known.
+/// How long all looks at the table and the processes may take together; what is not seen by then is not known.
 pub(crate) const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why nothing is known of a lock whose file system does not answer in time.
 pub(crate) const NO_ANSWER: &str = "the file system of the lock does not answer";
+
+/// Why nothing is known of a lock on an NFS server that has just been restarted.
+pub(crate) const IN_GRACE: &str = "the NFS server on this machine was restarted, and waits for its clients";
 
 /// How often a lock that changes during a look is looked at afresh.
 const MAX_LOOKS: usize = 3;
@@ -100,21 +104,22 @@ pub(crate) fn observe(lock: &Path) -> Observation {
         Ok(None) => (NO_ANSWER.to_owned(), Walk { holders: walk::open_at(lock), ..Walk::default() }),
         Err(error) => (format!("it cannot be looked at: {}", plain(&error)), Walk::default()),
     };
-    let mut seen = Observation::new(Lock::Unknown(why), ObservedVia::Nothing, Claim::None, walk);
-    (seen.has_file, seen.has_folder) = (true, true);
-    seen
+    Observation::new(Lock::Unknown(why), ObservedVia::Nothing, Claim::None, walk)
 }
 
 /// Whether somebody holds the lock, by the table alone: false says nothing.
 pub(crate) fn is_still_held(lock: &Path) -> bool {
     let path = lock.to_path_buf();
     let look = move || {
-        file::find(&path).ok().flatten().and_then(|file| Table::read(&[file.key], Instant::now() + LOOK_TIMEOUT).ok())
+        let file = file::find(&path).ok()?.filter(|file| has_unique_keys(&file.mount))?;
+        let scope = Scope { keys: vec![file.key], device: None, is_own: false };
+        Table::read(&scope, Instant::now() + LOOK_TIMEOUT).ok()
     };
     matches!(within(ANSWER_TIMEOUT, look), Ok(Some(Some(table))) if table.is_held())
 }
 
 fn look(lock: &Path) -> Observation {
+    let until = Instant::now() + LOOK_TIMEOUT;
     let mut last = None;
     for _ in 0..MAX_LOOKS {
         let file = match file::find(lock) {
@@ -124,7 +129,7 @@ fn look(lock: &Path) -> Observation {
                 return Observation::new(Lock::Unknown(why), ObservedVia::Nothing, Claim::read(lock), Walk::default());
             }
         };
-        let mut seen = look_at(lock, file.as_ref());
+        let mut seen = look_at(lock, file.as_ref(), until);
         seen.has_file = file.is_some();
         let folder = lock.parent().unwrap_or(lock);
         seen.has_folder = seen.has_file || folder.is_dir();
@@ -145,45 +150,53 @@ fn look(lock: &Path) -> Observation {
             return seen;
         }
         last = Some(seen);
+        if Instant::now() >= until {
+            break;
+        }
     }
-    let is_answer = |seen: &Observation| matches!(seen.lock, Lock::Held | Lock::NoFile);
+    // Of a lock that keeps changing only what is no comfort may be said.
+    let is_answer = |seen: &Observation| match seen.lock {
+        Lock::Held => true,
+        Lock::NoFile => seen.claim.has_sidecar() && !seen.walk.is_conclusive,
+        _ => false,
+    };
     last.filter(is_answer).unwrap_or_else(|| {
         let why = "the lock file keeps being replaced".to_owned();
         Observation::new(Lock::Unknown(why), ObservedVia::Nothing, Claim::read(lock), Walk::default())
     })
 }
 
-fn look_at(lock: &Path, file: Option<&LockFile>) -> Observation {
+fn look_at(lock: &Path, file: Option<&LockFile>, until: Instant) -> Observation {
     let mut claim = Claim::read(lock);
-    let until = Instant::now() + LOOK_TIMEOUT;
-    let mut table = file.map_or_else(|| Ok(Table::default()), |file| Table::read(&keys_of(file)?, until));
-    let walk = walk::walk(&Wanted::new(lock, file, &claim), until);
-    if let Some(file) = file.filter(|_| !walk.is_complete) {
-        table = table.and_then(|table| table.prove(&keys_of(file)?, until));
-    }
+    let (table, walk) = survey(Wanted::new(lock, file, &claim), file, false, until);
     claim.confirm_writer(|pid| walk.has(pid));
     let is_held_here = !walk.holders.is_empty() && !walk.is_unlinked;
-    let is_trusted = is_held_here || file.is_none_or(|file| file.has_unique_key() || !walk.is_conclusive);
+    // A flock's key may be another file's, if a complete walk met nobody who has this one; an NFS server's locks for
+    // its clients belong to no process.
+    let is_trusted = is_held_here || !walk.is_complete || file.is_none_or(|file| has_unique_keys(&file.mount));
     let (lock, via) = match (&table, file) {
-        (Ok(table), _) if table.is_held() && is_trusted => (Lock::Held, ObservedVia::ProcLocks),
+        (Ok(table), _) if table.is_held() && (is_trusted || table.has_fcntl_lock()) => {
+            (Lock::Held, ObservedVia::ProcLocks)
+        }
         _ if is_held_here => (Lock::Held, ObservedVia::Fdinfo),
         _ if walk.is_unlinked => (Lock::HeldUnlinked, ObservedVia::Fdinfo),
         (_, None) => (Lock::NoFile, ObservedVia::Path),
         (table, Some(file)) => {
             // An absence proves nothing elsewhere: there are locks that are not in this table.
-            let is_silent =
-                walk.is_complete || (sees_every_process() && table.as_ref().is_ok_and(|table| table.is_whole));
+            let is_whole = sees_every_process() && table.as_ref().is_ok_and(|table| table.is_whole);
+            let silent =
+                if is_whole { Some(ObservedVia::ProcLocks) } else { walk.is_complete.then_some(ObservedVia::Fdinfo) };
             let has_delegation = table.as_ref().is_ok_and(Table::has_delegation);
             match file.irregular {
                 Some(kind) => unknown(format!("the lock path is {kind}, not a regular file")),
                 None if has_delegation => behind_delegation(file),
-                None => unheld(file, is_silent),
+                None => unheld(file, silent),
             }
         }
     };
     let mut seen = Observation::new(lock, via, claim, walk);
     seen.waiters = table.as_ref().map_or(0, Table::waiters);
-    if via == ObservedVia::ProcLocks && table.is_ok_and(|table| table.is_fcntl_lock()) {
+    if via == ObservedVia::ProcLocks && table.is_ok_and(|table| table.has_fcntl_lock() && !table.has_flock()) {
         seen.notes.push(
             "this is an fcntl lock, as an NFS client's looks on its server; a scrape on this machine would not notice it",
         );
@@ -194,18 +207,43 @@ fn look_at(lock: &Path, file: Option<&LockFile>) -> Observation {
     seen
 }
 
+/// Reads the table and looks through the processes. `is_own`: this process has the lock.
+pub(crate) fn survey(
+    mut wanted: Wanted,
+    file: Option<&LockFile>,
+    is_own: bool,
+    until: Instant,
+) -> (io::Result<Table>, Walk) {
+    // The flocks of a device can be accounted for where a key stands for one file and the table shows everybody's.
+    let is_clear = |mount: &&Mount| has_local_locks(mount) && has_unique_keys(mount) && sees_every_process();
+    let mount = wanted.mount.as_ref().filter(|_| wanted.may_have_predecessor).filter(is_clear);
+    let device = mount.map(|mount| (mount.major, mount.minor));
+    let scope = file.map_or(Ok(Vec::new()), keys_of).map(|keys| Scope { keys, device, is_own });
+    let table = scope.and_then(|scope| Ok((Table::read(&scope, until)?, scope)));
+    let is_certain = !is_own && file.is_some_and(|file| has_unique_keys(&file.mount));
+    wanted.is_held = is_certain && matches!(&table, Ok((table, _)) if table.is_held());
+    let mut walk = walk::walk(&wanted, until);
+    let table = table.and_then(|(table, scope)| if walk.is_complete { Ok(table) } else { table.prove(&scope, until) });
+    if let (Ok(table), Some(_)) = (&table, device) {
+        // A complete walk too may miss a lock that is just being handed over.
+        walk.is_conclusive = (walk.is_complete || table.is_whole) && table.others.is_subset(&walk.met);
+    }
+    (table, walk)
+}
+
 fn keys_of(file: &LockFile) -> io::Result<Vec<LockKey>> {
     if file.locks() == Locks::Nfs { kernel::keys_on_server(file) } else { Ok(vec![file.key]) }
 }
 
-/// What a lock is that neither the table nor the walk shows. `is_silent`: on this host nobody holds it.
-fn unheld(file: &LockFile, is_silent: bool) -> (Lock, ObservedVia) {
-    match file.locks() {
-        Locks::Local if kernel::is_in_grace() => {
-            unknown("the NFS server on this machine was restarted, and waits for its clients".to_owned())
+/// What a lock is that neither the table nor the walk shows. `silent` is what proves that nobody on this host holds it.
+fn unheld(file: &LockFile, silent: Option<ObservedVia>) -> (Lock, ObservedVia) {
+    match (file.locks(), silent) {
+        (Locks::Local, _) if kernel::is_in_grace() => unknown(IN_GRACE.to_owned()),
+        (Locks::Local, Some(via)) => (Lock::NotHeld, via),
+        (Locks::Nfs, Some(_)) => ask_server(file),
+        (Locks::Local | Locks::Nfs, None) if sees_every_process() => {
+            unknown("neither the lock table nor the processes can be looked through".to_owned())
         }
-        Locks::Local if is_silent => (Lock::NotHeld, ObservedVia::ProcLocks),
-        Locks::Nfs if is_silent => ask_server(file),
         _ => match kernel::probe(file) {
             Ok(held) => (if held { Lock::Held } else { Lock::NotHeld }, ObservedVia::Probe),
             Err(error) => unknown(format!("the lock file cannot be probed: {}", plain(&error))),
@@ -241,7 +279,7 @@ impl Observation {
     }
 
     /// Notes what another host, or nobody, may see.
-    fn note_remote_locks(&mut self, file: &LockFile) {
+    pub(crate) fn note_remote_locks(&mut self, file: &LockFile) {
         match self.via {
             ObservedVia::Server if self.lock == Lock::Held => self.notes.push("the lock is held by another host"),
             ObservedVia::Probe => self.notes.push(
@@ -249,10 +287,13 @@ impl Observation {
             ),
             _ => {}
         }
-        let is_lone = |option: &str| matches!(option, "local_lock=flock" | "local_lock=all" | "nolock");
-        if file.locks() == Locks::Nfs && file.mount.options.split(',').any(is_lone) {
+        let is_local_only = |option: &str| matches!(option, "local_lock=flock" | "local_lock=all" | "nolock");
+        if file.locks() == Locks::Nfs && file.mount.options.split(',').any(is_local_only) {
             self.notes.push("this NFS mount keeps its locks to this host: hosts do not exclude each other");
-            let is_ours = self.claim.recorded().is_none_or(|recorded| recorded.is_from_this_host);
+            let is_ours = match self.claim.recorded() {
+                Some(recorded) => recorded.is_from_this_host,
+                None => !self.claim.has_sidecar(),
+            };
             if self.lock == Lock::NotHeld && !is_ours {
                 self.lock = Lock::Unknown("another host may hold it, which this NFS mount does not show".to_owned());
             }

@@ -5,17 +5,15 @@
 //! program, long gone. The lock belongs to the open file description, and every process that shares it
 //! has a `lock:` line in `/proc/PID/fdinfo/FD`.
 
-use crate::lock::file::has_local_locks;
-use crate::lock::kernel::Table;
-use crate::lock::table::{Entry, LockKey, LockType};
-use crate::lock::wanted::{Found, Met, Wanted};
+use crate::lock::table::LockKey;
+use crate::lock::wanted::{Found, Wanted};
 use crate::sys::file::plain;
 use crate::sys::procfs::{self, kernel_threads, numbers, open_folder};
 use crate::text::Foreign;
 use rustix::fs::readlinkat;
 use rustix::io::Errno;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -38,13 +36,15 @@ pub(crate) struct Holder {
 pub(crate) struct Walk {
     /// The processes that have the locked descriptor, by pid.
     pub(crate) holders: Vec<Holder>,
-    /// Every descriptor of every process was looked at.
+    /// The descriptors of every process were looked at; of its threads, only where they may differ.
     #[serde(rename = "holders_complete")]
     pub(crate) is_complete: bool,
-    /// Nobody else can hold a file that was at the lock's path: the walk was complete, or every flock on the
-    /// device was met.
+    /// Nobody else can hold a file that was at the lock's path.
     #[serde(skip)]
     pub(crate) is_conclusive: bool,
+    /// The flocks that were looked at.
+    #[serde(skip)]
+    pub(crate) met: HashSet<LockKey>,
     /// The holders hold a file that is no longer at the lock's path.
     #[serde(skip)]
     pub(crate) is_unlinked: bool,
@@ -71,9 +71,9 @@ pub(crate) fn walk(wanted: &Wanted, until: Instant) -> Walk {
     // Pid 1 always runs: if it is missing, `/proc` is mounted with `hidepid` (proc(5)).
     let mut is_complete = procfs::sees_every_process() && pids.contains(&1);
     let mut recorded_unreadable = recorded.map(|_| "it is hidden".to_owned());
-    let mut met = Vec::new();
+    let mut met = HashSet::new();
     let mut skipped = kernel_threads();
-    // This process either has no lock or, in `lock-run`, today's.
+    // This process holds nothing or, as `lock-run`, only the current lock.
     skipped.extend(i32::try_from(std::process::id()));
     for pid in pids.into_iter().filter(|pid| !skipped.contains(pid)) {
         let mut found = Vec::new();
@@ -91,53 +91,44 @@ pub(crate) fn walk(wanted: &Wanted, until: Instant) -> Walk {
     // A process that was not met may have ended since the sidecar was read.
     let still_runs = || recorded.is_some_and(|pid| u64::try_from(pid).is_ok_and(procfs::is_running));
     let recorded_unreadable = recorded_unreadable.filter(|_| still_runs());
-    let is_conclusive = is_complete || (wanted.has_sign && has_met_all(wanted, met, until));
-    Walk { holders, is_complete, is_conclusive, is_unlinked, recorded_unreadable }
-}
-
-/// Whether the walk has met every flock on the lock's device: what it could not look at has none then.
-fn has_met_all(wanted: &Wanted, mut met: Vec<Met>, until: Instant) -> bool {
-    let Some(mount) = wanted.mount.as_ref().filter(|mount| has_local_locks(mount)) else { return false };
-    let Ok(table) = Table::read_device(mount.major, mount.minor, until) else { return false };
-    met.extend(wanted.own);
-    met.sort_unstable();
-    met.dedup();
-    // On btrfs several files have the same key.
-    let mut unmet: HashMap<LockKey, isize> = HashMap::new();
-    let is_flock = |entry: &&Entry| entry.lock_type == LockType::Flock && !entry.is_waiter;
-    for key in table.entries.iter().filter(is_flock).filter_map(|entry| entry.key) {
-        *unmet.entry(key).or_default() += 1;
-    }
-    for (key, _) in met {
-        unmet.entry(key).and_modify(|unmet| *unmet -= 1);
-    }
-    procfs::sees_every_process() && table.is_whole && unmet.into_values().all(|unmet| unmet <= 0)
+    Walk { holders, is_complete, is_conclusive: is_complete, is_unlinked, recorded_unreadable, met }
 }
 
 /// Looks at all descriptors of a process; what was not looked at is an error.
-fn look_at(wanted: &Wanted, pid: i32, until: Instant, found: &mut Vec<Found>, met: &mut Vec<Met>) -> io::Result<()> {
+fn look_at(
+    wanted: &Wanted,
+    pid: i32,
+    until: Instant,
+    found: &mut Vec<Found>,
+    met: &mut HashSet<LockKey>,
+) -> io::Result<()> {
     let mut threads = vec![format!("/proc/{pid}")];
     let mut result = Ok(());
     while let Some(thread) = threads.pop() {
+        if Instant::now() >= until {
+            return Err(io::Error::other("there was no time left"));
+        }
         let folder = match open_folder(&format!("{thread}/fd")) {
             Err(error) if has_gone(&error) => continue,
             folder => folder?,
         };
         let fds = numbers(&folder).or_else(none_if_gone)?;
-        if fds.is_empty() && !thread.contains("task") {
-            // Its main thread may have ended: others keep its descriptors.
+        let is_recorded = wanted.claim.recorded().is_some_and(|recorded| u64::try_from(pid) == Ok(recorded.pid));
+        if (fds.is_empty() || is_recorded) && !thread.contains("task") {
+            // The main thread may have ended; and the recorded process may have threads with descriptors of their own
+            // (unshare(2)).
             let tasks = open_folder(&format!("/proc/{pid}/task")).and_then(numbers).or_else(none_if_gone)?;
             threads
                 .extend(tasks.into_iter().filter(|&task| task != pid).map(|task| format!("/proc/{pid}/task/{task}")));
         }
         for (index, fd) in fds.into_iter().enumerate() {
-            if index % 256 == 0 && Instant::now() >= until {
+            if index % 256 == 255 && Instant::now() >= until {
                 return Err(io::Error::other("there was no time left"));
             }
             match wanted.classify(folder.as_fd(), pid, &thread, fd) {
                 Ok(Some((what, flock))) => {
                     found.push(what);
-                    met.push(flock);
+                    met.insert(flock);
                 }
                 Ok(None) => {}
                 Err(error) if has_gone(&error) => {}

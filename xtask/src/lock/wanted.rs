@@ -3,7 +3,7 @@
 
 use crate::lock::file::LockFile;
 use crate::lock::path::sidecar_path;
-use crate::lock::sidecar::Claim;
+use crate::lock::sidecar::{Claim, Writer};
 use crate::lock::table::{Entry, LockKey, LockType, fdinfo_entries};
 use crate::sys::file::{StatId, stat_id};
 use crate::sys::mounts::{self, Mount};
@@ -11,7 +11,7 @@ use crate::sys::procfs;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, openat, readlinkat, statx};
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -24,22 +24,22 @@ const MAX_LINKS: usize = 8;
 /// What is looked for.
 pub(crate) struct Wanted<'a> {
     pub(crate) claim: &'a Claim,
-    /// The file that is at the lock's path now.
-    pub(crate) today: Option<StatId>,
-    /// The lock's path without links, as `/proc/PID/fd` shows paths.
+    /// The file now at the lock's path.
+    pub(crate) current: Option<StatId>,
+    /// The lock's path without links.
     folder: PathBuf,
     name: OsString,
+    /// None if there is no such folder.
     folder_id: Option<StatId>,
-    /// The device of the files that may be the lock.
+    /// The device of the files that may be the lock; None where `stat` may report any.
     device: Option<(u32, u32)>,
     /// The mount of the folder.
     pub(crate) mount: Option<Mount>,
-    /// On btrfs, all mounts of the file system: `stat` reports another device for each of its subvolumes.
-    mount_ids: Vec<u64>,
-    /// The lock that this process has.
-    pub(crate) own: Option<Met>,
-    /// There is, or was, no lock file, or a sidecar beside it: another one may have been there.
-    pub(crate) has_sign: bool,
+    /// An earlier lock file may still be held: there is none now, or this process has just created it, or a sidecar
+    /// is there.
+    pub(crate) may_have_predecessor: bool,
+    /// The file at the path is known to be held, so another one would not change the answer.
+    pub(crate) is_held: bool,
 }
 
 /// What a descriptor with a flock is.
@@ -51,9 +51,6 @@ pub(crate) enum Found {
     Other,
 }
 
-/// A flock that was met: its file as the table names it, and as `stat` does.
-pub(crate) type Met = (LockKey, StatId);
-
 impl<'a> Wanted<'a> {
     pub(crate) fn new(lock: &Path, file: Option<&LockFile>, claim: &'a Claim) -> Wanted<'a> {
         let mut at = lock.to_path_buf();
@@ -64,29 +61,24 @@ impl<'a> Wanted<'a> {
         let folder = at.parent().unwrap_or(Path::new("/"));
         let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
         let folder_id = stat_id(CWD, &folder, AtFlags::empty()).ok();
-        let today = file.map(|file| file.stat_id);
+        let current = file.map(|file| file.stat_id);
         let folders_mount = || {
             let folder = openat(CWD, &folder, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
             Some(mounts::find(folder).ok()?.mount)
         };
         let mount = file.map(|file| file.mount.clone()).or_else(folders_mount);
-        let subvolumes = match &mount {
-            Some(mount) if mount.fs_type == "btrfs" => mounts::all().unwrap_or_default(),
-            _ => Vec::new(),
-        };
-        let is_same = |other: &&Mount| mount.as_ref().is_some_and(|mount| mount.has_device_of(other));
-        let mount_ids: Vec<u64> = subvolumes.iter().filter(is_same).map(|mount| mount.id).collect();
+        let is_overlay = mount.as_ref().is_some_and(|mount| mount.fs_type == "overlay");
         Wanted {
             claim,
-            today,
-            device: today.or(folder_id).map(|(major, minor, _)| (major, minor)),
+            current,
+            // On overlayfs files have the devices of their layers.
+            device: current.or(folder_id).filter(|_| !is_overlay).map(|(major, minor, _)| (major, minor)),
             name: at.file_name().unwrap_or_default().to_owned(),
-            has_sign: today.is_none() || claim.has_sidecar() || !mount_ids.is_empty(),
+            may_have_predecessor: current.is_none() || claim.has_sidecar(),
+            is_held: false,
             mount,
-            mount_ids,
             folder,
             folder_id,
-            own: None,
         }
     }
 
@@ -98,15 +90,15 @@ impl<'a> Wanted<'a> {
         pid: i32,
         thread: &str,
         fd: i32,
-    ) -> io::Result<Option<(Found, Met)>> {
+    ) -> io::Result<Option<(Found, LockKey)>> {
         let name = fd.to_string();
         // A process may have thousands of descriptors: this costs a fifth of reading an fdinfo.
         let id = stat_id(folder, &name, AtFlags::empty())?;
-        if self.device != Some((id.0, id.1)) && !self.is_in_subvolume(folder, &name)? {
+        if self.device.is_some_and(|device| device != (id.0, id.1)) {
             return Ok(None);
         }
-        let is_here = self.today == Some(id);
-        if !is_here && !self.may_be_unlinked(folder, &name)? {
+        let is_here = self.current == Some(id);
+        if !is_here && (self.is_held || !self.may_be_unlinked(folder, &name)?) {
             return Ok(None);
         }
         let info = procfs::read(&format!("{thread}/fdinfo/{fd}"))?;
@@ -116,23 +108,20 @@ impl<'a> Wanted<'a> {
         let Some(key) = fdinfo_entries(&info).find(counts).and_then(|entry| entry.key) else { return Ok(None) };
         let found = if is_here {
             Found::Here
-        } else if self.device == Some((id.0, id.1))
-            && self.is_unlinked(readlinkat(folder, &name, Vec::new())?.as_bytes(), id, pid)
-        {
-            Found::Unlinked
         } else {
-            Found::Other
+            let shown = readlinkat(folder, &name, Vec::new())?;
+            let is_in_our_namespace = procfs::has_our_mounts(thread)?;
+            let file = OpenFile {
+                pid,
+                thread,
+                is_in_our_namespace,
+                id,
+                mount: mount_id(folder, &name)?,
+                shown: shown.as_bytes(),
+            };
+            if self.was_the_lock(&file)? { Found::Unlinked } else { Found::Other }
         };
-        Ok(Some((found, (key, id))))
-    }
-
-    /// Whether a file is on another subvolume of the lock's btrfs.
-    fn is_in_subvolume(&self, folder: BorrowedFd, fd: &str) -> io::Result<bool> {
-        if self.mount_ids.is_empty() {
-            return Ok(false);
-        }
-        let stat = statx(folder, fd, AtFlags::STATX_DONT_SYNC, StatxFlags::INO | StatxFlags::MNT_ID)?;
-        Ok(self.mount_ids.contains(&stat.stx_mnt_id))
+        Ok(Some((found, key)))
     }
 
     /// Whether a file on the lock's device may be a lock file that is no longer at its path.
@@ -140,28 +129,61 @@ impl<'a> Wanted<'a> {
         let wanted = StatxFlags::INO | StatxFlags::NLINK | StatxFlags::TYPE;
         let stat = statx(folder, fd, AtFlags::STATX_DONT_SYNC, wanted)?;
         let is_regular = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile;
-        Ok(is_regular && (stat.stx_nlink == 0 || self.has_sign))
+        Ok(is_regular && (stat.stx_nlink == 0 || self.may_have_predecessor))
     }
 
-    /// Whether a locked file, whose descriptor the kernel shows as `shown`, was at the lock's path.
-    fn is_unlinked(&self, shown: &[u8], id: StatId, pid: i32) -> bool {
-        let deleted = shown.strip_suffix(DELETED);
-        let path = Path::new(OsStr::from_bytes(deleted.unwrap_or(shown)));
-        let folder = path.parent().unwrap_or(path);
-        // The paths are on the lock's own device. One may belong to another mount namespace: only the file
-        // itself proves that it is there.
-        let found = |path: &Path| stat_id(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok();
-        let was_here = match deleted {
-            Some(_) if path.file_name() != Some(&self.name) => false,
-            // It may have been deleted through another mount, or its folder moved.
-            Some(_) => folder == self.folder || found(folder).is_none_or(|other| Some(other) == self.folder_id),
-            None => folder == self.folder && found(path) == Some(id),
+    /// Whether a locked file was at the lock's path.
+    fn was_the_lock(&self, file: &OpenFile) -> io::Result<bool> {
+        let path = file.path();
+        if file.is_deleted() {
+            Ok(self.is_writers(file.pid) || (path.file_name() == Some(&self.name) && self.may_be_from_here(file)?))
+        } else {
+            let is_ours = self.is_writers(file.pid) || self.is_moved_aside(file)?;
+            Ok(is_ours && !self.is_anothers(&file.resolvable(path)))
+        }
+    }
+
+    /// Whether a process is the recorded one, or was started by it.
+    fn is_writers(&self, pid: i32) -> bool {
+        let Some(recorded) = self.claim.recorded().and_then(|recorded| i32::try_from(recorded.pid).ok()) else {
+            return false;
         };
-        let is_writers = || {
-            let writer = self.claim.running_writer();
-            writer.is_some_and(|writer| procfs::is_same_or_descendant(pid, writer))
-        };
-        (was_here || is_writers()) && !(deleted.is_none() && self.is_anothers(path))
+        match self.claim.recorded().map(|recorded| &recorded.writer) {
+            // A sidecar that names pid 1 would claim everything.
+            Some(Writer::Running) if recorded != 1 => procfs::lineage(pid).any(|ancestor| ancestor == recorded),
+            Some(Writer::Running | Writer::Recycled) => pid == recorded,
+            _ => false,
+        }
+    }
+
+    /// Whether a deleted file with the lock's name may have been in the lock's folder: it was certainly in another one
+    /// if that is where the path says, with nothing mounted over it since.
+    fn may_be_from_here(&self, file: &OpenFile) -> io::Result<bool> {
+        let folder = file.path().parent().unwrap_or(Path::new("/"));
+        if self.folder_id.is_none() && folder == self.folder {
+            return Ok(true);
+        }
+        for at in folder.ancestors() {
+            let there = file.resolvable(at);
+            if let Some(id) = stat_if_there(&there, AtFlags::empty())? {
+                let is_ours = at == folder && Some(id) == self.folder_id;
+                // A root of its own (chroot(2)), there or here, makes another path of it: then nothing may be found.
+                let is_unclear = at != folder && (!file.is_in_our_namespace || self.mount.is_none());
+                return Ok(is_ours || is_unclear || file.mount.is_none() || mount_id(CWD, &there)? != file.mount);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a file is in the lock's folder under another name. A script that runs under a lock of its own, and asks
+    /// for this one, is not a scrape.
+    fn is_moved_aside(&self, file: &OpenFile) -> io::Result<bool> {
+        let path = file.resolvable(file.path());
+        let folder = stat_if_there(path.parent().unwrap_or(&path), AtFlags::empty())?;
+        Ok(folder.is_some()
+            && folder == self.folder_id
+            && stat_if_there(&path, AtFlags::SYMLINK_NOFOLLOW)? == Some(file.id)
+            && !is_open_above(file.id))
     }
 
     /// Whether a file has a sidecar of its own that names somebody else: it is another archive's lock.
@@ -170,6 +192,61 @@ impl<'a> Wanted<'a> {
         sidecar_path(path).symlink_metadata().is_ok()
             && pid(&Claim::read(path)).is_some_and(|named| pid(self.claim) != Some(named))
     }
+}
+
+/// A locked file that some process has open.
+struct OpenFile<'a> {
+    pid: i32,
+    /// The folder in `/proc` of the thread that has it.
+    thread: &'a str,
+    /// Its process has this process's mounts.
+    is_in_our_namespace: bool,
+    id: StatId,
+    /// None before Linux 5.8, which does not show it.
+    mount: Option<u64>,
+    /// Its path as the kernel shows it.
+    shown: &'a [u8],
+}
+
+impl<'a> OpenFile<'a> {
+    fn is_deleted(&self) -> bool {
+        self.shown.ends_with(DELETED)
+    }
+
+    fn path(&self) -> &'a Path {
+        Path::new(OsStr::from_bytes(self.shown.strip_suffix(DELETED).unwrap_or(self.shown)))
+    }
+
+    /// A path as the kernel shows it for this file, as one that leads there from here: it starts at this process's root,
+    /// or else at the other mount namespace's.
+    fn resolvable(&self, path: &Path) -> PathBuf {
+        if self.is_in_our_namespace {
+            return path.to_path_buf();
+        }
+        Path::new(&format!("{}/root", self.thread)).join(path.strip_prefix("/").unwrap_or(path))
+    }
+}
+
+/// Whether this process or an ancestor has a file open.
+fn is_open_above(id: StatId) -> bool {
+    let has_it = |pid: i32| {
+        let folder = procfs::open_folder(&format!("/proc/{pid}/fd"))?;
+        let fds = procfs::numbers(&folder)?;
+        io::Result::Ok(fds.iter().any(|fd| stat_id(&folder, fd.to_string(), AtFlags::empty()).ok() == Some(id)))
+    };
+    i32::try_from(std::process::id()).is_ok_and(|own| procfs::lineage(own).any(|pid| has_it(pid).unwrap_or(false)))
+}
+
+fn stat_if_there(path: &Path, flags: AtFlags) -> io::Result<Option<StatId>> {
+    match stat_id(CWD, path, flags) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        stat => stat.map(Some),
+    }
+}
+
+fn mount_id(folder: impl AsFd, name: impl rustix::path::Arg) -> io::Result<Option<u64>> {
+    let stat = statx(folder, name, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)?;
+    Ok((stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id))
 }
 
 #[cfg(test)]
@@ -185,19 +262,35 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let real = folder.path().canonicalize().unwrap();
         std::fs::write(real.join("aside"), "").unwrap();
+        std::fs::create_dir(real.join("other")).unwrap();
         let id = stat_id(CWD, real.join("aside"), AtFlags::empty()).unwrap();
         let wanted = wanted(&real.join(".dce-scrape.lock"), &Claim::None);
-        let is_unlinked = |shown: &str| wanted.is_unlinked(shown.as_bytes(), id, 1);
-        let shown = |name: &str| format!("{}/{name}", real.display());
-        assert!(is_unlinked(&shown(".dce-scrape.lock (deleted)")));
-        assert!(is_unlinked("/nonexistent/.dce-scrape.lock (deleted)"), "its folder was moved");
-        assert!(!is_unlinked("/usr/.dce-scrape.lock (deleted)"), "another archive's");
-        assert!(is_unlinked(&shown("aside")));
-        assert!(!is_unlinked(&shown("other")), "no such file is there");
-        assert!(!is_unlinked("/elsewhere/aside"));
-        assert!(!is_unlinked(&shown("aside (deleted)")));
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let here = mount_id(CWD, &real).unwrap();
+        let was_the_lock = |shown: &str, mount| {
+            wanted
+                .was_the_lock(&OpenFile {
+                    pid,
+                    thread: "/proc/self",
+                    is_in_our_namespace: true,
+                    id,
+                    mount,
+                    shown: shown.as_bytes(),
+                })
+                .unwrap()
+        };
+        let below = |name: &str| format!("{}/{name}", real.display());
+        assert!(was_the_lock(&below(".dce-scrape.lock (deleted)"), here));
+        assert!(!was_the_lock(&below("aside (deleted)"), here));
+        let others = below("other/.dce-scrape.lock (deleted)");
+        assert!(!was_the_lock(&others, here), "another archive's");
+        assert!(was_the_lock(&others, Some(0)), "something is mounted over its folder");
+        assert!(!was_the_lock(&below("gone/.dce-scrape.lock (deleted)"), here), "another archive, deleted");
+        assert!(was_the_lock(&below("aside"), here));
+        assert!(!was_the_lock(&below("other"), here), "no such file is there");
+        assert!(!was_the_lock("/elsewhere/aside", here));
         std::fs::write(real.join("aside.meta"), "pid=1\n").unwrap();
-        assert!(!is_unlinked(&shown("aside")), "it has a sidecar of its own");
+        assert!(!was_the_lock(&below("aside"), here), "it has a sidecar of its own");
     }
 
     #[test]

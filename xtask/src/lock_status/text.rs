@@ -72,7 +72,7 @@ fn state(report: &LockReport, paint: Paint) -> String {
     if paint == Paint::Colour { format!("\x1b[{code}m{shown}\x1b[0m") } else { shown }
 }
 
-fn holder(recorded: &Recorded) -> String {
+pub(crate) fn holder(recorded: &Recorded) -> String {
     let running = match &recorded.writer {
         Writer::OtherHost(host) => format!("on host {host}"),
         Writer::Hidden => "hidden".to_owned(),

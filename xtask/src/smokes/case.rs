@@ -21,9 +21,12 @@ pub(crate) struct Case {
     /// Environment variables besides the clean few that every case has.
     #[serde(default)]
     pub(crate) env: BTreeMap<String, String>,
-    /// It needs to inspect every process, which only root outside containers may do.
+    /// It needs to see other processes' descriptors, which only root outside containers may do.
     #[serde(default)]
     pub(crate) sees_all: bool,
+    /// It needs to see all of them, which a sandbox may keep even from root.
+    #[serde(default)]
+    pub(crate) proves_absence: bool,
     /// Its `PATH` has only the stage's programs, which is not enough for scripts.
     #[serde(default)]
     pub(crate) bare_path: bool,

@@ -153,12 +153,12 @@ mod tests {
     #[test]
     fn broken_files_are_reported_too() {
         let shown = mistakes(&[
-            ("a.toml", "args = []\n[expect]\nexit = 0\n[stage.lock.held]\nby = \"nobody\""),
+            ("a.toml", "args = []\n[expect]\nexit = 0\n[stage.lock.held]\nby = \"somebody\""),
             ("b.toml", "args = []"),
             ("c.toml", "args = \n[expect"),
         ]);
         assert!(shown.contains("a.toml: TOML parse error at line 5, column 6\n"), "{shown}");
-        assert!(shown.contains("unknown variant `nobody`"), "{shown}");
+        assert!(shown.contains("unknown variant `somebody`"), "{shown}");
         assert!(shown.contains("b.toml: ") && shown.contains("missing field `expect`"), "{shown}");
         assert!(shown.contains("c.toml: TOML parse error at line 2, column 8\n"), "{shown}");
     }

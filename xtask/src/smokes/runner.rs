@@ -13,6 +13,7 @@ use crate::sys::child::{self, End, Finished};
 use crate::sys::procfs;
 use crate::text::indented;
 use anyhow::Context;
+use rustix::process::geteuid;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -38,8 +39,11 @@ pub(crate) fn reason_to_skip(smoke: &Smoke, env: &Env, options: &cli::Smokes) ->
             return Some("pass --include-vm to run".to_owned());
         }
         Kind::Script => &["bash"],
-        Kind::Case(case, _) if case.sees_all && !procfs::may_inspect_every_process() => {
-            return Some("not every process can be inspected".to_owned());
+        Kind::Case(case, _) if case.sees_all && !(procfs::sees_every_process() && geteuid().is_root()) => {
+            return Some("only root outside containers may inspect every process".to_owned());
+        }
+        Kind::Case(case, _) if case.proves_absence && !procfs::may_inspect_every_process() => {
+            return Some("not every process can be inspected here".to_owned());
         }
         Kind::Case(case, _) if options.via == Via::Scripts && script_of(case).is_none() => {
             return Some("there is no script for it, or it needs a bare PATH".to_owned());

@@ -1,5 +1,5 @@
-//! The one place that starts other programs: each in a process group of its own, with a deadline, its
-//! output bounded, and its pipes not waited for without end.
+//! The one place that starts other programs. [`run`] gives each a process group, a deadline and bounded output;
+//! [`spawn`] only starts it, as for the command of `lock-run`.
 
 use crate::sys::signals::Signals;
 use nix::sys::signal::{Signal, killpg};
@@ -64,6 +64,7 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
 pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
     let until = Instant::now() + TEXT_BUSY_TIMEOUT;
     loop {
+        #[expect(clippy::disallowed_methods, reason = "this is the one place that starts programs")]
         match command.spawn() {
             Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < until => {
                 std::thread::yield_now();

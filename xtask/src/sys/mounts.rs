@@ -25,13 +25,6 @@ pub(crate) struct Mount {
     pub(crate) options: String,
 }
 
-impl Mount {
-    /// Whether another mount is of the same file system.
-    pub(crate) fn has_device_of(&self, other: &Mount) -> bool {
-        (self.major, self.minor) == (other.major, other.minor)
-    }
-}
-
 /// A file as the kernel's own tables name it.
 pub(crate) struct MountedFile {
     pub(crate) mount: Mount,

@@ -37,6 +37,12 @@ pub(crate) fn may_inspect_every_process() -> bool {
     sees_every_process() && std::fs::read_link("/proc/1/fd/0").is_ok()
 }
 
+/// Whether a thread, given by its folder, is in this process's mount namespace.
+pub(crate) fn has_our_mounts(thread: &str) -> io::Result<bool> {
+    let namespace = |thread: &str| std::fs::read_link(format!("{thread}/ns/mnt"));
+    Ok(namespace(thread)? == namespace("/proc/self")?)
+}
+
 /// This machine's name.
 pub(crate) fn host() -> Option<String> {
     read("/proc/sys/kernel/hostname").ok().map(|name| name.trim_end().to_owned())
@@ -88,25 +94,23 @@ pub(crate) fn processes() -> io::Result<Vec<i32>> {
     numbers(open_folder("/proc")?)
 }
 
-/// Whether one process is another, or started by it or by its children.
-pub(crate) fn is_same_or_descendant(mut pid: i32, ancestor: i32) -> bool {
-    for _ in 0..MAX_ANCESTORS {
-        if pid == ancestor {
-            return true;
-        }
-        let stat = read(&format!("/proc/{pid}/stat")).unwrap_or_default();
-        let parent = fields_from_3(&stat).and_then(|mut fields| fields.nth(4 - 3)?.parse().ok());
-        let Some(parent) = parent.filter(|&parent| parent > 0) else { return false };
-        pid = parent;
-    }
-    false
+/// A process, its parent, and so on.
+pub(crate) fn lineage(pid: i32) -> impl Iterator<Item = i32> {
+    let parent = |pid: &i32| {
+        let stat = read(&format!("/proc/{pid}/stat")).ok()?;
+        fields_from_3(&stat)?.nth(4 - 3)?.parse().ok().filter(|&parent| parent > 0)
+    };
+    std::iter::successors(Some(pid), parent).take(MAX_ANCESTORS)
 }
 
 /// The kernel's own threads, which have no descriptors; none where that is not known.
 pub(crate) fn kernel_threads() -> Vec<i32> {
     let is_kthreadd = sees_every_process() && command(2).is_some_and(|command| command == "kthreadd");
-    let children = if is_kthreadd { read("/proc/2/task/2/children").unwrap_or_default() } else { String::new() };
-    children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    if !is_kthreadd {
+        return Vec::new();
+    }
+    let children = read("/proc/2/task/2/children").unwrap_or_default();
+    children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).chain([2]).collect()
 }
 
 /// Opens a folder of `/proc`.

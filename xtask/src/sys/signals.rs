@@ -5,6 +5,7 @@
 
 use crate::sys::procfs;
 use nix::sys::signal::{SigSet, Signal};
+use rustix::io::ioctl_fionbio;
 use signal_hook::{flag, low_level::pipe};
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -29,6 +30,7 @@ impl Signals {
             SigSet::from(Signal::SIGCHLD).thread_unblock()?;
         }
         let (wake, writer) = io::pipe()?;
+        ioctl_fionbio(&wake, true)?;
         let mut caught = Vec::new();
         for &signal in signals.iter().filter(|&&signal| ignored >> (signal as u32 - 1) & 1 == 0) {
             let is_caught = Arc::new(AtomicBool::new(false));
@@ -50,11 +52,12 @@ impl Signals {
         self.caught.iter().any(|(_, is_caught)| is_caught.load(Ordering::SeqCst))
     }
 
-    /// The signals caught since the last call. Only to be called when [`AsFd`] is readable: it would block.
-    pub(crate) fn take(&mut self) -> io::Result<Vec<Signal>> {
-        _ = self.wake.read(&mut [0; 64])?;
+    /// The signals caught since the last call.
+    pub(crate) fn take(&mut self) -> Vec<Signal> {
+        // Emptied before the flags are read: a handler sets its flag before it writes.
+        while self.wake.read(&mut [0; 64]).is_ok_and(|bytes| bytes > 0) {}
         let taken = self.caught.iter().filter(|(_, is_caught)| is_caught.swap(false, Ordering::SeqCst));
-        Ok(taken.map(|(signal, _)| *signal).collect())
+        taken.map(|(signal, _)| *signal).collect()
     }
 }
 

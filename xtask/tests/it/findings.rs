@@ -49,7 +49,7 @@ attempt() {
 # hold_elsewhere FILE [WRAPPER]…: another process holds it, until the script ends; $holder is its pid.
 hold_elsewhere() {
     file=$1; shift
-    "$@" sh -c 'exec 9>>"$1"; flock -n 9; echo $$ >"$ROOT/ready"; read -r _ <"$ROOT/end"' sh "$file" 8>&- 2>/dev/null &
+    "$@" sh -c 'exec 9>>"$1"; flock -n 9; echo $$ >"$ROOT/ready"; read -r _ <"$ROOT/end"' sh "$file" 8>&- &
     read -r holder <"$ROOT/ready"
 }
 

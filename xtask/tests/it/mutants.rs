@@ -4,11 +4,11 @@ use crate::sandbox::{Sandbox, command};
 use std::io::Write;
 use std::process::Stdio;
 
-/// Name, and a shell script around the right program, `$X`. `filter SED` changes what it
-/// prints and keeps its exit code.
+/// Name, and a shell script around the right program, `$X`. `filter SED "$@"` changes what
+/// it prints and keeps its exit code.
 const MUTANTS: [(&str, &str); 16] = [
-    ("always free", r#"filter 's/^state: .*/state: free (lock file present but not held)/'; exit 0"#),
-    ("always held", r#"filter 's/^state: .*/state: held (active scrape)/'; exit 1"#),
+    ("always free", r#"filter 's/^state: .*/state: free (lock file present but not held)/' "$@"; exit 0"#),
+    ("always held", r#"filter 's/^state: .*/state: held (active scrape)/' "$@"; exit 1"#),
     ("exit codes swapped", r#""$X" "$@"; case $? in 0) exit 1;; 1) exit 0;; *) exit 2;; esac"#),
     ("unknown taken for free", r#""$X" "$@"; code=$?; [ $code = 2 ] && exit 0; exit $code"#),
     ("held taken for unknown", r#""$X" "$@"; code=$?; [ $code = 1 ] && exit 2; exit $code"#),
@@ -25,11 +25,11 @@ const MUTANTS: [(&str, &str); 16] = [
     ),
     ("lock file created by a look", r#": >>archive/.dce-scrape.lock; exec "$X" "$@""#),
     ("sidecar removed by a look", r#"/bin/rm -f archive/.dce-scrape.lock.meta; exec "$X" "$@""#),
-    ("holder line missing", "filter '/^holder:/d'"),
-    ("real holders missing", "filter '/^open in:/d'"),
-    ("escapes let through", r"filter 's/\\x1b/\x1b/g'"),
+    ("holder line missing", r#"filter '/^holder:/d' "$@""#),
+    ("real holders missing", r#"filter '/^open in:/d' "$@""#),
+    ("escapes let through", r#"filter 's/\\x1b/\x1b/g' "$@""#),
     ("errors on standard output", r#"exec "$X" "$@" 2>&1"#),
-    ("called safe while held", "filter 's/^Handoff complete, but.*/Handoff complete. Safe to run:/'"),
+    ("called safe while held", r#"filter 's/^Handoff complete, but.*/Handoff complete. Safe to run:/' "$@""#),
     ("a process left behind", r#"/usr/bin/setsid /bin/sleep 60 >/dev/null 2>&1 & exec "$X" "$@""#),
 ];
 
@@ -43,7 +43,7 @@ pub(crate) fn every_mutant_is_caught() {
 /// Else the mutants might be caught for the wrapping alone.
 pub(crate) fn the_wrapped_program_passes() {
     assert!(passes(&Sandbox::new(), r#"exec "$X" "$@""#));
-    assert!(passes(&Sandbox::new(), "filter ''"));
+    assert!(passes(&Sandbox::new(), r#"filter '' "$@""#));
 }
 
 /// Whatever the person has set who runs them.
@@ -65,11 +65,9 @@ fn passes(sandbox: &Sandbox, script: &str) -> bool {
     let text = format!(
         "#!/bin/sh\nX='{}'\nfilter() {{ {}; }}\n{}\n",
         sandbox.bin.display(),
-        r#"out=$("$X" $ARGS); code=$?; [ -z "$out" ] || printf '%s\n' "$out" | /bin/sed "$1"; [ "$2" ] || (exit $code)"#,
+        r#"sed=$1; shift; out=$("$X" "$@"); code=$?; [ -z "$out" ] || printf '%s\n' "$out" | /bin/sed "$sed"; (exit $code)"#,
         script
     );
-    // `$@` is the function's own within it.
-    let text = text.replacen("\nfilter()", "\nARGS=$*\nfilter()", 1);
     // By another process: see `Sandbox::new`.
     let mut writer = command("sh");
     writer.args(["-c", r#"cat >"$0"; chmod +x "$0""#]).arg(&mutant).stdin(Stdio::piped());

@@ -22,6 +22,9 @@ status() {
 }
 "#;
 
+/// How long a script may take, be the machine ever so busy.
+const SCRIPT_TIMEOUT_SECONDS: &str = "300";
+
 /// In a mount namespace of its own: its mounts go with the script.
 pub(crate) const MOUNTS: &[&str] = &["unshare", "--mount"];
 
@@ -55,7 +58,7 @@ pub(crate) struct Holder {
 
 impl Sandbox {
     pub(crate) fn new() -> Sandbox {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = open_folder();
         let sandbox = Sandbox { bin: folder.path().join("xtask"), folder };
         // Not by this process: a child of another thread would have the program open for writing too, and
         // nobody could run it (ETXTBSY, execve(2)).
@@ -104,16 +107,25 @@ impl Sandbox {
     }
 }
 
+/// A temporary folder that other users may come to, even where the usual place is root's own.
+fn open_folder() -> TempDir {
+    let usual = std::env::temp_dir();
+    let is_open = |folder: &Path| folder.metadata().is_ok_and(|folder| folder.permissions().mode() & 1 == 1);
+    let place = if usual.ancestors().all(is_open) { &usual } else { Path::new("/tmp") };
+    tempfile::tempdir_in(place).or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// Why a script cannot run here; None when it can.
 pub(crate) fn obstacle(wrapper: &[&str], script: &str) -> Option<String> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = open_folder();
     std::fs::create_dir(folder.path().join("archive")).unwrap();
     run(folder.path(), Path::new("true"), wrapper, script).err()
 }
 
 fn run(root: &Path, bin: &Path, wrapper: &[&str], script: &str) -> Result<(), String> {
     let script = format!("set -eu\n{PRELUDE}\n{script}");
-    let words: Vec<&str> = wrapper.iter().copied().chain(["sh", "-c", &script]).collect();
+    let words: Vec<&str> =
+        ["timeout", SCRIPT_TIMEOUT_SECONDS].iter().chain(wrapper).copied().chain(["sh", "-c", &script]).collect();
     let mut shell = command(words[0]);
     let Output { status, stderr, .. } = shell
         .args(&words[1..])

@@ -2,17 +2,23 @@
 //! holder whatever the times say, and nobody is advised to kill it.
 
 use super::{Case, MOUNTS, NOBODY, Sandbox, Talker, assert_told, helper, json, script};
-use super::{no_cc, no_mounts, no_other_user, none};
+use super::{no_cc, no_mounts, no_other_user, no_root, none};
 use crate::sandbox::command;
 
 pub(crate) const CASES: &[Case] = &[
     ("a_clock_set_forward_does_not_make_the_holder_another", none, clock_set_forward),
     ("nobody_is_advised_to_kill_a_holder_that_started_later", no_mounts, no_advice_to_kill),
-    ("a_process_without_its_main_thread_holds_its_lock", no_cc, without_main_thread),
-    ("a_process_without_its_main_thread_holds_a_deleted_lock", no_cc, deleted_without_main_thread),
+    ("a_process_without_its_main_thread_holds_its_lock", no_cc_or_root, without_main_thread),
+    ("a_process_without_its_main_thread_holds_a_deleted_lock", no_cc_or_root, deleted_without_main_thread),
+    ("a_threads_own_descriptor_of_a_deleted_lock_is_held", no_cc, deleted_under_a_thread),
     ("a_process_without_its_main_thread_keeps_its_sidecar", no_cc, sidecar_without_main_thread),
     ("a_process_without_its_main_thread_cannot_be_inspected_by_others", no_cc_or_other_user, uninspected_threads),
 ];
+
+/// A process whose main thread has ended shows its descriptors to root only.
+fn no_cc_or_root() -> Option<String> {
+    no_cc().or_else(no_root)
+}
 
 fn no_cc_or_other_user() -> Option<String> {
     no_cc().or_else(no_other_user)
@@ -91,6 +97,14 @@ fn deleted_without_main_thread() {
         rm -f "$lock"; : >"$lock"; cp "$ROOT/meta" "$meta"; status replaced; attempt replaced"#,
     );
     assert_told(&sandbox, &[("gone", "held"), ("replaced", "held")]);
+}
+
+fn deleted_under_a_thread() {
+    let sandbox = Sandbox::new();
+    let mut thread = command(helper(&sandbox));
+    let holder = Talker::start(thread.arg("in-a-thread").arg(sandbox.lock()));
+    script(&sandbox, &[], &format!(r#"record {}; rm "$lock"; status gone; attempt gone"#, holder.0.id()));
+    assert_told(&sandbox, &[("gone", "held")]);
 }
 
 fn sidecar_without_main_thread() {

@@ -145,7 +145,8 @@ fn assert_right_in_time(sandbox: &Sandbox) {
         let is_right = status.state == state || (is_hard && status.state == "unknown");
         assert!(is_right, "{what}: {status:?}");
         let output = lock_run(sandbox, &["true"]).output().unwrap();
-        assert!(!output.status.success() || status.exit == 0, "{what}: {output:?}");
+        // Who has the lock knows more than who only looks.
+        assert!(!output.status.success() || matches!(state, "free" | "stale"), "{what}: {output:?}");
         assert!(took < MAX_LOOK && started.elapsed() < 2 * MAX_LOOK, "{what}: {took:?}, {:?}", started.elapsed());
     };
     let record =

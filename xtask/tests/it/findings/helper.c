@@ -70,6 +70,21 @@ static void without_main_thread(const char *lock) {
     pthread_exit(NULL);
 }
 
+static void *hold_alone(void *lock) {
+    check(unshare(CLONE_FILES) == 0, "unshare");
+    check(flock(open_file(lock), LOCK_EX | LOCK_NB) == 0, lock);
+    ready();
+    until_end_of_input();
+    _exit(0);
+}
+
+/* LOCK: a thread holds it on a descriptor that the main thread does not have. */
+static void in_a_thread(char *lock) {
+    pthread_t other;
+    check(pthread_create(&other, NULL, hold_alone, lock) == 0, "pthread_create");
+    pthread_join(other, NULL);
+}
+
 /* FILE: holds a read lease on it, and does not give it up when asked. */
 static void lease(const char *path) {
     close(open_file(path));
@@ -137,6 +152,8 @@ int main(int argc, char **argv) {
     const char *mode = argc > 2 ? argv[1] : "";
     if (!strcmp(mode, "without-main-thread")) {
         without_main_thread(argv[2]);
+    } else if (!strcmp(mode, "in-a-thread")) {
+        in_a_thread(argv[2]);
     } else if (!strcmp(mode, "lease")) {
         lease(argv[2]);
     } else if (!strcmp(mode, "flocks")) {
