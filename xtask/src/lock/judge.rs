@@ -91,8 +91,7 @@ fn state(seen: &Observation) -> LockState {
     {
         return LockState::Unknown(format!("pid {}, recorded as the holder, cannot be inspected", recorded.pid));
     }
-    if seen.lock == Lock::NoFile && !seen.walk.is_conclusive && seen.claim.has_sidecar() {
-        // The lock file was deleted, and a process that cannot be inspected may hold it.
+    if seen.may_have_lost_its_file() {
         let why = "there is a sidecar but no lock file, and not every process can be inspected";
         return LockState::Unknown(why.to_owned());
     }

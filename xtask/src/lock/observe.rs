@@ -104,7 +104,7 @@ pub(crate) fn observe(lock: &Path) -> Observation {
         Ok(None) => (NO_ANSWER.to_owned(), Walk { holders: walk::open_at(lock), ..Walk::default() }),
         Err(error) => (format!("it cannot be looked at: {}", plain(&error)), Walk::default()),
     };
-    Observation::new(Lock::Unknown(why), ObservedVia::Nothing, Claim::None, walk)
+    Observation::unknown(why, Claim::None, walk)
 }
 
 /// Whether somebody holds the lock, by the table alone: false says nothing.
@@ -126,7 +126,7 @@ fn look(lock: &Path) -> Observation {
             Ok(file) => file,
             Err(error) => {
                 let why = format!("cannot look at the lock file: {}", plain(&error));
-                return Observation::new(Lock::Unknown(why), ObservedVia::Nothing, Claim::read(lock), Walk::default());
+                return Observation::unknown(why, Claim::read(lock), Walk::default());
             }
         };
         let mut seen = look_at(lock, file.as_ref(), until);
@@ -137,8 +137,7 @@ fn look(lock: &Path) -> Observation {
         seen.may_open = accessat(CWD, needed, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS).is_ok();
         let is_fresh = match (&seen.lock, &file) {
             // Somebody else's lock may have come or gone during the walk.
-            (Lock::NoFile, _) if seen.claim.has_sidecar() && !seen.walk.is_conclusive => false,
-            (Lock::NoFile, _) => file::find(lock).is_ok_and(|now| now.is_none()),
+            (Lock::NoFile, _) => !seen.may_have_lost_its_file() && file::find(lock).is_ok_and(|now| now.is_none()),
             (Lock::NotHeld, Some(file)) => file.is_at(lock),
             // It may have been released before its holder was found.
             (Lock::Held, _) => {
@@ -155,14 +154,10 @@ fn look(lock: &Path) -> Observation {
         }
     }
     // Of a lock that keeps changing only what is no comfort may be said.
-    let is_answer = |seen: &Observation| match seen.lock {
-        Lock::Held => true,
-        Lock::NoFile => seen.claim.has_sidecar() && !seen.walk.is_conclusive,
-        _ => false,
-    };
+    let is_answer = |seen: &Observation| seen.lock == Lock::Held || seen.may_have_lost_its_file();
     last.filter(is_answer).unwrap_or_else(|| {
         let why = "the lock file keeps being replaced".to_owned();
-        Observation::new(Lock::Unknown(why), ObservedVia::Nothing, Claim::read(lock), Walk::default())
+        Observation::unknown(why, Claim::read(lock), Walk::default())
     })
 }
 
@@ -276,6 +271,15 @@ impl Observation {
         let has_file = lock != Lock::NoFile;
         let (notes, looked_at) = (Vec::new(), SystemTime::now());
         Observation { claim, walk, waiters: 0, via, lock, notes, has_file, has_folder: true, may_open: true, looked_at }
+    }
+
+    fn unknown(why: String, claim: Claim, walk: Walk) -> Observation {
+        Observation::new(Lock::Unknown(why), ObservedVia::Nothing, claim, walk)
+    }
+
+    /// There is a sidecar but no lock file: it was deleted, and a process that was not inspected may hold it.
+    pub(crate) fn may_have_lost_its_file(&self) -> bool {
+        self.lock == Lock::NoFile && self.claim.has_sidecar() && !self.walk.is_conclusive
     }
 
     /// Notes what another host, or nobody, may see.

@@ -102,18 +102,16 @@ fn look_at(
     found: &mut Vec<Found>,
     met: &mut HashSet<LockKey>,
 ) -> io::Result<()> {
+    let is_recorded = wanted.claim.recorded().is_some_and(|recorded| u64::try_from(pid) == Ok(recorded.pid));
     let mut threads = vec![format!("/proc/{pid}")];
     let mut result = Ok(());
     while let Some(thread) = threads.pop() {
-        if Instant::now() >= until {
-            return Err(io::Error::other("there was no time left"));
-        }
+        check_time(until)?;
         let folder = match open_folder(&format!("{thread}/fd")) {
             Err(error) if has_gone(&error) => continue,
             folder => folder?,
         };
         let fds = numbers(&folder).or_else(none_if_gone)?;
-        let is_recorded = wanted.claim.recorded().is_some_and(|recorded| u64::try_from(pid) == Ok(recorded.pid));
         if (fds.is_empty() || is_recorded) && !thread.contains("task") {
             // The main thread may have ended; and the recorded process may have threads with descriptors of their own
             // (unshare(2)).
@@ -122,8 +120,8 @@ fn look_at(
                 .extend(tasks.into_iter().filter(|&task| task != pid).map(|task| format!("/proc/{pid}/task/{task}")));
         }
         for (index, fd) in fds.into_iter().enumerate() {
-            if index % 256 == 255 && Instant::now() >= until {
-                return Err(io::Error::other("there was no time left"));
+            if index % 256 == 255 {
+                check_time(until)?;
             }
             match wanted.classify(folder.as_fd(), pid, &thread, fd) {
                 Ok(Some((what, flock))) => {
@@ -139,6 +137,10 @@ fn look_at(
         }
     }
     result
+}
+
+fn check_time(until: Instant) -> io::Result<()> {
+    if Instant::now() < until { Ok(()) } else { Err(io::Error::other("there was no time left")) }
 }
 
 impl Holder {

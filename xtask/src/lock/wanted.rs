@@ -145,13 +145,12 @@ impl<'a> Wanted<'a> {
 
     /// Whether a process is the recorded one, or was started by it.
     fn is_writers(&self, pid: i32) -> bool {
-        let Some(recorded) = self.claim.recorded().and_then(|recorded| i32::try_from(recorded.pid).ok()) else {
-            return false;
-        };
-        match self.claim.recorded().map(|recorded| &recorded.writer) {
+        let Some(recorded) = self.claim.recorded() else { return false };
+        let is_recorded = |pid: i32| u64::try_from(pid) == Ok(recorded.pid);
+        match recorded.writer {
             // A sidecar that names pid 1 would claim everything.
-            Some(Writer::Running) if recorded != 1 => procfs::lineage(pid).any(|ancestor| ancestor == recorded),
-            Some(Writer::Running | Writer::Recycled) => pid == recorded,
+            Writer::Running if recorded.pid != 1 => procfs::lineage(pid).any(is_recorded),
+            Writer::Running | Writer::Recycled => is_recorded(pid),
             _ => false,
         }
     }
@@ -253,10 +252,6 @@ fn mount_id(folder: impl AsFd, name: impl rustix::path::Arg) -> io::Result<Optio
 mod tests {
     use super::*;
 
-    fn wanted<'a>(lock: &Path, claim: &'a Claim) -> Wanted<'a> {
-        Wanted::new(lock, None, claim)
-    }
-
     #[test]
     fn deleted_and_moved_files_are_recognized() {
         let folder = tempfile::tempdir().unwrap();
@@ -264,7 +259,7 @@ mod tests {
         std::fs::write(real.join("aside"), "").unwrap();
         std::fs::create_dir(real.join("other")).unwrap();
         let id = stat_id(CWD, real.join("aside"), AtFlags::empty()).unwrap();
-        let wanted = wanted(&real.join(".dce-scrape.lock"), &Claim::None);
+        let wanted = Wanted::new(&real.join(".dce-scrape.lock"), None, &Claim::None);
         let pid = i32::try_from(std::process::id()).unwrap();
         let here = mount_id(CWD, &real).unwrap();
         let was_the_lock = |shown: &str, mount| {
@@ -299,7 +294,7 @@ mod tests {
         let real = folder.path().canonicalize().unwrap();
         std::fs::create_dir(real.join("t")).unwrap();
         std::os::unix::fs::symlink("t/real", real.join("link")).unwrap();
-        let wanted = wanted(&real.join("link"), &Claim::None);
+        let wanted = Wanted::new(&real.join("link"), None, &Claim::None);
         assert_eq!((wanted.folder.clone(), &wanted.name[..]), (real.join("t"), OsStr::new("real")));
     }
 }
