@@ -10,9 +10,9 @@ ask() { out=$("$scripts/$1" "${@:2}" 9>&- 2>&1) && code=0 || code=$?; }
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 mkdir -p "$stage/archive/demo" "$stage/repo"
-printf '{}\n' >"$stage/archive/demo/Guild - general [100000000000000001].json"
+printf '{ "channel": { "id": "100000000000000001" } }\n' >"$stage/archive/demo/Guild - general [100000000000000001].json"
 cat >"$stage/scrape.json" <<JSON
-{ "archive_root": "archive", "targets": [ { "name": "demo", "output_dir": "archive/demo" } ] }
+{ "archive_root": "$stage/archive", "targets": [ { "name": "demo", "output_dir": "$stage/archive/demo" } ] }
 JSON
 cd "$stage"
 export DCE_REPO_ROOT=$stage/repo DCE_COMPOSE_BIN=true DISCORD_TOKEN=dummy DCE_MIN_FREE_MB=1

@@ -14,6 +14,9 @@ impl cli::Ci {
         #[expect(clippy::disallowed_methods, reason = "its programs may take as long and say as much as they want")]
         let shell = Shell::new().context("cannot start a shell")?;
         shell.change_dir(workspace(env));
+        if !self.allow_skip.is_empty() {
+            shell.set_var("XTASK_ALLOW_SKIP", self.allow_skip.join(" "));
+        }
         let mut failed = Vec::new();
         let mut step = |name: &'static str, command: Cmd| -> anyhow::Result<()> {
             output::print(&format!("==> {name}: {command}\n"))?;

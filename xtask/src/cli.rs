@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -68,10 +69,10 @@ pub(crate) struct LockRun {
 pub(crate) struct Handoff {
     #[command(flatten)]
     pub(crate) config: ConfigOption,
-    /// The only target to be scraped
+    /// The only target to be scraped; it may be disabled
     #[arg(long, value_name = "NAME")]
     pub(crate) target: Option<String>,
-    /// A channel of that target; may be repeated
+    /// A channel of that target, or of the only enabled one; may be repeated
     #[arg(long = "channel", value_name = "ID")]
     pub(crate) channels: Vec<String>,
     /// Leave out the disk summary; free space is checked all the same
@@ -80,6 +81,8 @@ pub(crate) struct Handoff {
     /// Exit 1 when the lock is held
     #[arg(long)]
     pub(crate) require_free: bool,
+    #[command(flatten)]
+    pub(crate) checks: CheckOptions,
     #[command(flatten)]
     pub(crate) format: FormatOption,
 }
@@ -91,9 +94,11 @@ pub(crate) struct Handoff {
 pub(crate) struct VerifyReady {
     #[command(flatten)]
     pub(crate) config: ConfigOption,
-    /// Check only the config and the free space
-    #[arg(long)]
+    /// The gate before every scrape: check only the config, the free space and write access to archive_root
+    #[arg(long, conflicts_with = "only")]
     pub(crate) disk_only: bool,
+    #[command(flatten)]
+    pub(crate) checks: CheckOptions,
     #[command(flatten)]
     pub(crate) format: FormatOption,
 }
@@ -133,6 +138,15 @@ pub(crate) struct Smokes {
     /// Test this program instead
     #[arg(long, value_name = "PATH")]
     pub(crate) bin: Option<PathBuf>,
+    /// Run each smoke N times, and name those that pass only sometimes
+    #[arg(long, value_name = "N", default_value_t = Jobs(1), conflicts_with = "bless")]
+    pub(crate) repeat: Jobs,
+    /// Where CI is set, let this smoke be skipped for want of a tool; may be repeated [default: $XTASK_ALLOW_SKIP]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow_skip: Vec<String>,
+    /// Run the only smoke in this process, on a stage at PATH, and print its outcome as JSON
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub(crate) on_stage: Option<PathBuf>,
     /// Run the cases through the program, or through the scripts of $DCE_REPO_ROOT
     #[arg(long, value_enum, default_value_t = Via::Program, value_name = "WAY", conflicts_with = "bin")]
     pub(crate) via: Via,
@@ -140,13 +154,33 @@ pub(crate) struct Smokes {
 
 /// Run what CI runs: formatting, lints, tests with all smokes.
 #[derive(Args)]
-pub(crate) struct Ci {}
+pub(crate) struct Ci {
+    /// Where CI is set, let this smoke be skipped for want of a tool; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow_skip: Vec<String>,
+}
 
 #[derive(Args)]
 pub(crate) struct ConfigOption {
     /// Scrape config, JSON or TOML [default: $DCE_CONFIG_FILE, then config/scrape-targets.json in the repository]
     #[arg(long = "config", value_name = "PATH")]
     pub(crate) path: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct CheckOptions {
+    /// Make a failure of this check a note; may be repeated
+    #[arg(long, value_name = "ID")]
+    pub(crate) ignore: Vec<String>,
+    /// Run only the checks whose ids start with PREFIX, silent unless one fails; may be repeated
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) only: Vec<String>,
+    /// Parse the exports whole, not only their two ends
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// List the checks with their ids
+    #[arg(id = "checks", long = "checks")]
+    pub(crate) list: bool,
 }
 
 #[derive(Args)]
@@ -185,9 +219,15 @@ impl FromStr for Wait {
     }
 }
 
-/// A number of cases, at least 1.
+/// A number, at least 1.
 #[derive(Clone, Copy)]
 pub(crate) struct Jobs(pub(crate) usize);
+
+impl fmt::Display for Jobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl FromStr for Jobs {
     type Err = &'static str;

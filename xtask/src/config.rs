@@ -1,5 +1,6 @@
 //! The scrape config: JSON or TOML, parsed with errors that say where.
 
+pub(crate) mod channel;
 pub(crate) mod targets;
 
 use crate::sys::file::{self, Links};
@@ -12,6 +13,9 @@ use std::path::{Path, PathBuf};
 /// Maximum size of a config; one of 10,000 targets takes about 4 MB.
 const CONFIG_MAX_BYTES: u64 = 8 << 20;
 
+/// Maximum number of values in a JSON config: each takes about 100 bytes in memory.
+const MAX_VALUES: usize = 500_000;
+
 /// The same of TOML: nested tables take 550 times their text in memory.
 const TOML_MAX_BYTES: usize = 1 << 20;
 
@@ -21,7 +25,8 @@ pub(crate) struct Source {
     pub(crate) path: PathBuf,
     /// The folder of the real file, links resolved; None if there is none, as for a deleted file.
     folder: OnceCell<Option<PathBuf>>,
-    config: Map<String, Value>,
+    /// An object.
+    config: Value,
 }
 
 /// `archive_root`, resolved.
@@ -29,7 +34,8 @@ pub(crate) struct Source {
 pub(crate) struct ArchiveRoot {
     /// Absolute.
     pub(crate) path: PathBuf,
-    written: String,
+    /// As written in the config.
+    pub(crate) written: String,
 }
 
 impl Source {
@@ -57,7 +63,7 @@ impl Source {
             _ if text.trim_start().starts_with('{') => json(path, text),
             _ => toml(path, text),
         };
-        Ok(Source { path: path.to_path_buf(), folder: OnceCell::new(), config: config? })
+        Ok(Source { path: path.to_path_buf(), folder: OnceCell::new(), config: Value::Object(config?) })
     }
 
     /// A path of the config, absolute: a relative one starts at the folder of the config's real file.
@@ -82,19 +88,19 @@ impl Source {
                     None => Ok(None),
                     Some(key) => bail!(
                         "scrape config `{shown}` has no archive_root, but it has `{}`\n\
-                         hint: write archive_root, at the top level",
-                        text::printable(key.as_bytes())
+                         hint: write it as archive_root, at the top level",
+                        text::printable(key)
                     ),
                 };
             }
             Some(other) => bail!(
                 "archive_root in scrape config `{shown}` is `{}`, not a string\nhint: correct the config; no other \
                  lock was looked at instead",
-                text::printable(other.to_string().as_bytes())
+                text::printable(other.to_string())
             ),
         };
         if written.contains('\0') {
-            bail!("archive_root in scrape config `{shown}` contains a NUL character\nhint: no path can have one");
+            bail!("archive_root in scrape config `{shown}` contains a NUL character\nhint: a path cannot contain one");
         }
         let Some(path) = self.resolve(&written) else {
             bail!(
@@ -107,26 +113,31 @@ impl Source {
 }
 
 /// A key that is nearly `archive_root`, or is it in the wrong place.
-fn misplaced_archive_root(object: &Map<String, Value>, parents: &str) -> Option<String> {
-    object.iter().find_map(|(key, value)| {
-        let letters: String = key.chars().filter(char::is_ascii_alphabetic).collect();
-        let is_it = key == "archive_root" && parents.is_empty();
-        if letters.eq_ignore_ascii_case("archiveroot") && !is_it {
-            return Some(format!("{parents}{key}"));
-        }
-        misplaced_below(value, &format!("{parents}{key}."))
-    })
-}
-
-fn misplaced_below(value: &Value, parents: &str) -> Option<String> {
+fn misplaced_archive_root(value: &Value, parents: &str) -> Option<String> {
     match value {
-        Value::Object(object) => misplaced_archive_root(object, parents),
-        Value::Array(values) => values.iter().find_map(|value| misplaced_below(value, parents)),
+        Value::Object(object) => object.iter().find_map(|(key, value)| {
+            let letters: String = key.chars().filter(char::is_ascii_alphabetic).collect();
+            let at = format!("{parents}{key}");
+            let is_it = letters.eq_ignore_ascii_case("archiveroot") && at != "archive_root";
+            if is_it { Some(at) } else { misplaced_archive_root(value, &(at + ".")) }
+        }),
+        Value::Array(values) => values.iter().find_map(|value| misplaced_archive_root(value, parents)),
         _ => None,
     }
 }
 
 impl ArchiveRoot {
+    /// Why the scraper refuses it.
+    pub(crate) fn problem(&self) -> Option<&'static str> {
+        if !self.written.starts_with('/') {
+            return Some("is relative");
+        }
+        if self.written.ends_with('/') {
+            return Some("ends in `/`");
+        }
+        is_dotted(&self.written).then_some("has `.` or `..` in it")
+    }
+
     /// What is unusual about it.
     pub(crate) fn note(&self) -> Option<String> {
         let is_relative = !self.written.starts_with('/');
@@ -142,7 +153,21 @@ fn tilde_note(what: &str, written: &str) -> Option<String> {
     written.starts_with('~').then(note)
 }
 
+/// Whether the scraper takes a path for one in `folder`, or for the folder itself: by its text alone.
+pub(crate) fn is_within(folder: &str, path: &str) -> bool {
+    let is_below = path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    path.starts_with('/') && is_below && !is_dotted(path)
+}
+
+/// Whether a path has a part `.` or `..` after a slash.
+pub(crate) fn is_dotted(path: &str) -> bool {
+    path.split('/').skip(1).any(|part| part == "." || part == "..")
+}
+
 fn json(path: &Path, text: &str) -> anyhow::Result<Map<String, Value>> {
+    if text.bytes().filter(|byte| b",[{".contains(byte)).count() > MAX_VALUES {
+        return Err(broken(path, None, "it has more than 500,000 values"));
+    }
     serde_json::from_str(text).map_err(|error| {
         let message = error.to_string();
         let cause = message.rsplit_once(" at line ").map_or(&message[..], |(cause, _)| cause);
@@ -166,7 +191,7 @@ fn broken(path: &Path, position: Option<Position>, cause: &str) -> anyhow::Error
         "cannot use scrape config `{}`{at}: {}\n\
          hint: correct the config and try again; no other lock was looked at instead",
         text::path(path),
-        text::printable(cause.trim_end().as_bytes())
+        text::printable(cause.trim_end())
     )
 }
 
@@ -259,5 +284,16 @@ mod tests {
     fn positions_count_characters() {
         assert_eq!(Position::of("a\néb".as_bytes(), 4), Position { line: 2, column: 2 });
         assert_eq!(Position::of(b"", 9), Position { line: 1, column: 1 });
+    }
+
+    #[test]
+    fn a_path_is_within_a_folder_by_its_text() {
+        for path in ["/a", "/a/b", "/a//b", "/a/b/", "/a/..b", "/a/.b"] {
+            assert!(is_within("/a", path), "{path}");
+        }
+        for path in ["/ab", "a/b", "/a/../a/b", "/a/./b", "/a/..", "/a/.", "/", ""] {
+            assert!(!is_within("/a", path), "{path}");
+        }
+        assert!(!is_within("/a/", "/a/b"), "as the scraper sees it");
     }
 }

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// Minimum free space where `DCE_MIN_FREE_MB` does not say otherwise, in MiB.
-const DEFAULT_MIN_FREE_MIB: u64 = 1024;
+const DEFAULT_MIN_FREE_MIB: i64 = 1024;
 
 /// The environment.
 pub(crate) struct Env {
@@ -25,10 +25,16 @@ pub(crate) struct Env {
     pub(crate) skip_scrape_lock: bool,
     /// `DCE_ENV_FILE`: the file that sets the token.
     pub(crate) env_file: Option<PathBuf>,
-    /// `DCE_MIN_FREE_MB`, in MiB; 0 means no check. The text itself when it is not a number.
-    pub(crate) min_free_mib: Result<u64, OsString>,
-    /// `DCE_COMPOSE_BIN`: the compose program, perhaps with arguments.
+    /// `DCE_MIN_FREE_MB`, in MiB; 0 or less means no check. The text itself when it is not a number.
+    pub(crate) min_free_mib: Result<i64, OsString>,
+    /// `DCE_COMPOSE_BIN`: the compose program.
     pub(crate) compose_bin: Option<OsString>,
+    /// `DCE_DOCKER_BIN`: the program that takes the place of `docker`.
+    pub(crate) docker_bin: Option<OsString>,
+    /// `DCE_COMPOSE_FILE`: the compose file, instead of the repository's.
+    pub(crate) compose_file: Option<PathBuf>,
+    /// `DCE_CONTAINER_MEMORY`: the container's memory limit, such as `8g`.
+    pub(crate) container_memory: Option<OsString>,
     /// `DISCORD_TOKEN` has a value. The value itself is never kept.
     pub(crate) has_token: bool,
     /// `DISCORD_TOKEN_FILE`: a file with the token in its first line.
@@ -41,6 +47,8 @@ pub(crate) struct Env {
     pub(crate) github: bool,
     /// `TERM=dumb`: a terminal on which a line cannot replace itself.
     pub(crate) has_dumb_terminal: bool,
+    /// `XTASK_ALLOW_SKIP`: the smokes that may be skipped in CI, separated by blanks.
+    pub(crate) allowed_skips: Vec<String>,
     /// `CI`: nobody is watching, so nothing may be left out silently.
     pub(crate) ci: bool,
     /// `NO_COLOR` unset and `TERM` not `dumb`: colour is welcome on a terminal.
@@ -64,11 +72,17 @@ impl Env {
                 text.to_str().and_then(|text| text.trim().parse().ok()).ok_or(text)
             }),
             compose_bin: value_of("DCE_COMPOSE_BIN").filter(is_not_blank),
+            docker_bin: value_of("DCE_DOCKER_BIN").filter(is_not_blank),
+            compose_file: path("DCE_COMPOSE_FILE"),
+            container_memory: value_of("DCE_CONTAINER_MEMORY"),
             has_token: value_of("DISCORD_TOKEN").is_some_and(|token| is_not_blank(&token)),
             token_file: path("DISCORD_TOKEN_FILE"),
             home: path("HOME"),
             search_path: value_of("PATH").unwrap_or_default(),
             github: is("GITHUB_ACTIONS", "true"),
+            allowed_skips: value_of("XTASK_ALLOW_SKIP").map_or_else(Vec::new, |names| {
+                names.to_string_lossy().split_ascii_whitespace().map(str::to_owned).collect()
+            }),
             ci: value_of("CI").is_some(),
             has_dumb_terminal,
             colour: value_of("NO_COLOR").is_none() && !has_dumb_terminal,

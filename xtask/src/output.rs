@@ -7,9 +7,20 @@ use anyhow::Context;
 use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Stderr, Stdout, Write as _};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Longer lines would wrap on most terminals, and a wrapped line cannot replace itself.
 const PROGRESS_MAX_CHARS: usize = 78;
+
+/// How long something may take before a terminal shows what it is, and how often it does so then.
+const PROGRESS_AFTER: Duration = Duration::from_millis(500);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What is being done, for a terminal.
+#[derive(Default)]
+pub(crate) struct Progress(Mutex<String>);
 
 /// Whether a report is coloured.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,6 +76,41 @@ pub(crate) fn is_watched(env: &Env) -> bool {
 pub(crate) fn show_progress(line: Option<&str>) {
     // Back to the start of the line, and erase to its end (ECMA-48).
     complain(&format!("\r\x1b[K{}", line.unwrap_or_default().chars().take(PROGRESS_MAX_CHARS).collect::<String>()));
+}
+
+/// Does some work, and shows on a terminal what takes longer than half a second.
+pub(crate) fn with_progress<T>(env: &Env, work: impl FnOnce(&Arc<Progress>) -> T) -> T {
+    let progress = Arc::new(Progress::default());
+    let (working, ended) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        if is_watched(env) {
+            let progress = &progress;
+            scope.spawn(move || progress.show(&ended));
+        }
+        let result = work(&progress);
+        drop(working);
+        result
+    })
+}
+
+impl Progress {
+    /// Says what is being done from now on; foreign text in it is printable.
+    pub(crate) fn now(&self, what: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    /// Shows it until the work has ended.
+    fn show(&self, ended: &Receiver<()>) {
+        let mut wait = PROGRESS_AFTER;
+        while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+            let what = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            show_progress(Some(&what));
+            wait = PROGRESS_INTERVAL;
+        }
+        if wait == PROGRESS_INTERVAL {
+            show_progress(None);
+        }
+    }
 }
 
 /// A value as JSON in plain ASCII: a program reads the same text, and nothing in it can control a terminal.

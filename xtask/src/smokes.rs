@@ -1,12 +1,15 @@
 //! `smokes`: the offline end-to-end suite. The cases are in `fixtures/smokes`, scripts in `scripts/tests`.
 
+mod alone;
 mod bless;
 mod case;
 mod discover;
 mod expect;
 mod holder;
-mod leak;
 mod names;
+mod orphans;
+mod pattern;
+mod readme;
 mod report;
 mod runner;
 mod smoke;
@@ -21,9 +24,9 @@ use crate::text::path;
 use crate::verdict::Verdict;
 use anyhow::{Context, bail};
 use report::{Event, Reporter};
+use runner::Skip;
 use smoke::{Kind, Outcome, Setup, Smoke};
 use std::iter;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,8 +37,9 @@ use std::time::Instant;
 impl cli::Smokes {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
         let workspace = workspace(env);
-        let cases = workspace.join("fixtures/smokes");
-        let found = discover::discover(&cases, &workspace.join("scripts/tests"))?;
+        // A smoke's own process needs no other.
+        let only = self.on_stage.as_ref().and(self.filters.first()).map(|name| &name[..]);
+        let found = discover::discover(&workspace, only)?;
         let mut smokes = discover::chosen(found, &self.filters)?;
         if self.bin.is_some() {
             // Scripts run another program.
@@ -49,20 +53,28 @@ impl cli::Smokes {
             bail!("--bless is refused where CI is set\nhint: bless at home, look at the difference, commit it");
         }
         let own = std::env::current_exe().context("cannot find this program's file")?;
-        // Without it no smoke can run, which is nobody's failure.
-        drop(tempfile::tempdir().context("cannot create folders for the stages: does TMPDIR name a folder?")?);
         let cancel = Signals::catch_requests_to_end().context("cannot catch signals")?;
         let setup = Setup {
             options: &self,
             env,
             bin: self.bin.as_ref().map_or_else(|| Ok(own.clone()), |bin| program_under_test(bin, env))?,
             own,
-            programs: cases.join("programs"),
+            programs: workspace.join("fixtures/smokes/programs"),
             repo_root: repo_root(env),
             cancel: &cancel,
+            left: Mutex::default(),
         };
-        let mut reporter = Reporter::new(env, &workspace, smokes.len());
-        run_all(&smokes, &setup, &mut reporter)?;
+        if let (Some(folder), Some(smoke)) = (&self.on_stage, smokes.first()) {
+            output::print(&output::json(&alone::run(smoke, &setup, folder)?)?)?;
+            return Ok(Verdict::Yes);
+        }
+        // Without it no smoke can run, which is nobody's failure.
+        drop(tempfile::tempdir().context("cannot create folders for the stages: does TMPDIR name a folder?")?);
+        orphans::adopt().context("cannot become the parent of orphans")?;
+        let mut reporter = Reporter::new(&self, env, &workspace, smokes.len());
+        let result = run_all(&smokes, &setup, &mut reporter);
+        alone::clean_up(&setup)?;
+        result?;
         if cancel.is_caught() {
             bail!("interrupted; the holders were ended and the stages removed");
         }
@@ -92,7 +104,8 @@ fn list(smokes: &[Smoke], env: &Env, options: &cli::Smokes) -> anyhow::Result<St
     let listed = smokes.iter().map(|smoke| Listed {
         name: &smoke.name,
         file: &smoke.file,
-        skip: runner::reason_to_skip(smoke, env, options),
+        // One that is skipped but must not be is run, and fails.
+        skip: Skip::of(smoke, env, options).filter(|skip| !skip.is_failure(smoke, env, options)).map(|skip| skip.why()),
     });
     output::json(&listed.collect::<Vec<_>>())
 }
@@ -110,9 +123,7 @@ fn run_all<'s>(smokes: &'s [Smoke], setup: &Setup, reporter: &mut Reporter<'s>) 
         for smoke in scripts.iter().copied().chain(cases).take_while(|_| !is_over()) {
             _ = events.send(Event::Started(smoke));
             let started = Instant::now();
-            // A panic drops the case's stage and holder on its way, so they are gone.
-            let outcome = catch_unwind(AssertUnwindSafe(|| runner::run(smoke, setup)))
-                .unwrap_or_else(|_| Outcome::Failed(vec!["the runner itself panicked; see above".to_owned()]));
+            let outcome = repeated(smoke, setup);
             has_failed.fetch_or(matches!(outcome, Outcome::Failed(_)), Ordering::Relaxed);
             _ = events.send(Event::Ended(smoke, outcome, started.elapsed()));
         }
@@ -129,4 +140,33 @@ fn run_all<'s>(smokes: &'s [Smoke], setup: &Setup, reporter: &mut Reporter<'s>) 
         drop(events);
         happened.into_iter().try_for_each(|event| reporter.report(event))
     })
+}
+
+/// Runs a smoke as often as asked for. One that passes only sometimes has failed.
+fn repeated(smoke: &Smoke, setup: &Setup) -> Outcome {
+    let runs = setup.options.repeat.0;
+    let mut failures = 0;
+    let mut worst = Outcome::Passed;
+    for _ in 0..runs {
+        match alone::start(smoke, setup) {
+            Outcome::Failed(problems) => {
+                failures += 1;
+                if failures == 1 {
+                    worst = Outcome::Failed(problems);
+                }
+            }
+            Outcome::Passed => {}
+            // It will not pass the next time either.
+            other => return other,
+        }
+        if setup.cancel.is_caught() {
+            return Outcome::Cancelled;
+        }
+    }
+    if let Outcome::Failed(problems) = &mut worst
+        && failures < runs
+    {
+        problems.insert(0, format!("flaky: it failed in {failures} of {runs} runs; the first time:"));
+    }
+    worst
 }

@@ -1,29 +1,45 @@
 //! The targets of a scrape config, and everything that is wrong with them.
 
-use crate::config::{ArchiveRoot, Source, tilde_note};
-use crate::text::printable;
+use crate::config::channel::channel_id;
+use crate::config::{ArchiveRoot, Source, is_dotted, is_within, tilde_note};
+use crate::text::quoted;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 /// What a scrape works on.
+#[derive(Default)]
 pub(crate) struct ScrapeConfig {
     /// In the file's order.
     pub(crate) targets: Vec<Target>,
-    /// What the scraper would refuse, a sentence each.
+    /// Why the scraper refuses the archive root.
+    pub(crate) root_problem: Option<String>,
+    /// Why it refuses the targets, whichever are asked for; a sentence each.
     pub(crate) problems: Vec<String>,
+    /// Names and folders that several targets share; a sentence each.
+    pub(crate) duplicates: Vec<String>,
     pub(crate) notes: Vec<String>,
+    /// `container_memory`, for all targets.
+    pub(crate) container_memory: Option<String>,
 }
 
 /// A target. Its texts are foreign.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Target {
     /// The name, or `(target N)` when it has none.
     pub(crate) name: String,
     pub(crate) output_dir: Option<OutputDir>,
+    /// For the scraper: it runs when no target is named.
     pub(crate) is_enabled: bool,
+    /// Direct messages: Discord alone knows which channels there are.
+    pub(crate) is_dms: bool,
     pub(crate) channel_ids: Vec<String>,
+    /// Its channels can be asked for: it names guilds.
+    pub(crate) has_guilds: bool,
     pub(crate) disabled_reason: Option<String>,
+    pub(crate) container_memory: Option<String>,
+    /// Values that mean nothing, or not what they seem to: wrong once this target is scraped. A sentence each.
+    pub(crate) oddities: Vec<String>,
 }
 
 /// A target's folder.
@@ -38,37 +54,58 @@ pub(crate) struct OutputDir {
 impl ScrapeConfig {
     /// Reads the targets of a config. Unknown keys are allowed: other tools use the file too.
     pub(crate) fn new(source: &Source, archive_root: Option<&ArchiveRoot>) -> ScrapeConfig {
-        let mut problems = Vec::new();
-        let mut notes: Vec<String> = archive_root.and_then(ArchiveRoot::note).into_iter().collect();
-        if archive_root.is_none() {
-            problems.push("config is missing archive_root".to_owned());
+        let mut config = ScrapeConfig {
+            root_problem: match archive_root {
+                None => Some("config is missing archive_root".to_owned()),
+                Some(root) => root.problem().map(|why| format!("archive_root {} {why}", quoted(&root.written))),
+            },
+            notes: archive_root.and_then(ArchiveRoot::note).into_iter().collect(),
+            container_memory: source.config.get("container_memory").and_then(memory),
+            ..ScrapeConfig::default()
+        };
+        if source.path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("toml")) {
+            config.notes.push("the config is TOML, but the scraper's own scripts read only JSON".to_owned());
         }
         let written = match source.config.get("targets") {
             Some(Value::Array(targets)) => &targets[..],
             None | Some(Value::Null) => &[],
             Some(other) => {
-                problems.push(format!("config has the targets {}, which is not a list", quoted(&other.to_string())));
+                let shown = quoted(other.to_string());
+                config.problems.push(format!("config has targets set to {shown}, which is not a list"));
                 &[]
             }
         };
-        let mut targets = Vec::with_capacity(written.len());
-        for (index, written) in written.iter().enumerate() {
-            let mut reader = Reader { object: written.as_object(), problems: Vec::new() };
-            let target = reader.target(index, source);
-            let shown = quoted(&target.name);
-            problems.extend(reader.problems.into_iter().map(|problem| format!("target {shown} {problem}")));
-            problems.extend(target.output_dir.as_ref().and_then(|folder| folder.problem(&shown, archive_root)));
-            let written = target.output_dir.as_ref().map(|folder| &folder.written[..]).unwrap_or_default();
-            notes.extend(tilde_note(&format!("output_dir of target {shown}"), written));
-            targets.push(target);
-        }
         if written.is_empty() {
-            problems.push("config has no targets".to_owned());
-        } else if targets.iter().all(|target| !target.is_enabled) {
-            problems.push("config has no enabled target".to_owned());
+            config.problems.push("config has no targets".to_owned());
         }
-        problems.extend(duplicates(&targets));
-        ScrapeConfig { targets, problems, notes }
+        let defaults = source.config.get("defaults").filter(|defaults| !defaults.is_null() && **defaults != false);
+        if let Some(other) = defaults.filter(|defaults| !defaults.is_object()) {
+            config
+                .problems
+                .push(format!("config has defaults set to {}, which is not an object", quoted(other.to_string())));
+        }
+        for (index, written) in written.iter().enumerate() {
+            config.add(index, written, source, archive_root);
+        }
+        config.duplicates = duplicates(&config.targets);
+        config
+    }
+
+    fn add(&mut self, index: usize, written: &Value, source: &Source, archive_root: Option<&ArchiveRoot>) {
+        let mut reader = Reader { object: written.as_object(), ..Reader::default() };
+        let mut target = reader.target(index, source);
+        let shown = quoted(&target.name);
+        let sentences = |what: Vec<String>| what.into_iter().map(|what| format!("target {shown} {what}"));
+        self.problems.extend(sentences(reader.problems));
+        self.notes.extend(sentences(reader.notes));
+        target.oddities = sentences(reader.oddities).collect();
+        if let Some(folder) = &target.output_dir {
+            // With a root that it refuses anyway, the scraper does not come this far.
+            let root = archive_root.filter(|root| root.problem().is_none());
+            self.problems.extend(root.and_then(|root| folder.problem(&shown, root)));
+            self.notes.extend(tilde_note(&format!("output_dir of target {shown}"), &folder.written));
+        }
+        self.targets.push(target);
     }
 
     pub(crate) fn enabled(&self) -> impl Iterator<Item = &Target> {
@@ -77,9 +114,12 @@ impl ScrapeConfig {
 }
 
 /// Reads one target, and collects what is wrong with it.
+#[derive(Default)]
 struct Reader<'a> {
     object: Option<&'a Map<String, Value>>,
     problems: Vec<String>,
+    oddities: Vec<String>,
+    notes: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
@@ -91,65 +131,107 @@ impl<'a> Reader<'a> {
         if name.is_none() {
             self.problems.push("has no name".to_owned());
         }
-        if let Some(kind) = self.text("kind").filter(|kind| !matches!(*kind, "guild" | "dms")) {
-            self.problems.push(format!("has the unknown kind {} (it is `guild` or `dms`)", quoted(kind)));
+        let kind = self.value("kind").filter(|kind| **kind != false);
+        if let Some(kind) = kind.filter(|kind| *kind != "guild" && *kind != "dms") {
+            let shown = quoted(kind.as_str().unwrap_or(&kind.to_string()));
+            self.problems.push(format!("has an unknown kind {shown} (it is `guild` or `dms`)"));
         }
         let written = self.text("output_dir").filter(|written| !written.is_empty() && !written.contains('\0'));
         if written.is_none() {
             self.problems.push("has no output_dir".to_owned());
         }
-        let path = |written: &str| source.resolve(written).unwrap_or_else(|| written.into());
+        let output_dir = written.map(|written| {
+            let path = source.resolve(&written).unwrap_or_else(|| written.clone().into());
+            OutputDir { written, path }
+        });
+        let is_enabled = self.read("enabled", "true or false", Value::as_bool).unwrap_or(true);
+        let channel_ids = self.channel_ids();
+        if output_dir.as_ref().is_some_and(|folder| folder.written.len() > 1 && folder.written.ends_with('/')) {
+            let why = "has an output_dir that ends in `/`: the scraper's channel map would lead outside of it";
+            self.oddities.push(why.to_owned());
+        }
+        let is_filled = |key| self.value(key).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
         Target {
-            name: name.map_or_else(|| format!("(target {})", index + 1), str::to_owned),
-            output_dir: written.map(|written| OutputDir { written: written.to_owned(), path: path(written) }),
-            is_enabled: self.value("enabled", "true or false", Value::as_bool).unwrap_or(true),
-            channel_ids: self.value("channel_ids", "a list of ids", ids).unwrap_or_default(),
-            disabled_reason: self.text("disabled_reason").map(str::to_owned),
+            name: name.unwrap_or_else(|| format!("(target {})", index + 1)),
+            output_dir,
+            is_enabled,
+            is_dms: kind.is_some_and(|kind| kind == "dms"),
+            channel_ids,
+            has_guilds: ["guild_ids", "guild_name_patterns"].into_iter().any(is_filled),
+            disabled_reason: self.value("disabled_reason").and_then(Value::as_str).map(str::to_owned),
+            container_memory: self.value("container_memory").and_then(memory),
+            oddities: Vec::new(),
         }
     }
 
-    fn text(&mut self, key: &str) -> Option<&'a str> {
-        self.value(key, "a string", Value::as_str)
+    /// A value that is there.
+    fn value(&self, key: &str) -> Option<&'a Value> {
+        self.object?.get(key).filter(|value| !value.is_null())
     }
 
-    fn value<T>(&mut self, key: &str, kind: &str, read: impl Fn(&'a Value) -> Option<T>) -> Option<T> {
-        let value = self.object?.get(key).filter(|value| !value.is_null())?;
+    /// A text; anything else is what jq makes of it, and odd.
+    fn text(&mut self, key: &str) -> Option<String> {
+        let text = self.read(key, "a string", Value::as_str).map(str::to_owned);
+        text.or_else(|| self.value(key).map(Value::to_string))
+    }
+
+    /// A value of this kind; any other is odd.
+    fn read<T>(&mut self, key: &str, kind: &str, read: impl Fn(&'a Value) -> Option<T>) -> Option<T> {
+        let value = self.value(key)?;
         let read = read(value);
         if read.is_none() {
-            self.problems.push(format!("has the {key} {}, which is not {kind}", quoted(&value.to_string())));
+            let shown = quoted(value.to_string());
+            self.oddities.push(format!("has {key} set to {shown}, which is not {kind}"));
         }
         read
     }
+
+    /// Discord ids: strings, or numbers with all their digits.
+    fn channel_ids(&mut self) -> Vec<String> {
+        let ids = self.read("channel_ids", "a list of ids", |value| {
+            let id = |value: &Value| match value {
+                Value::String(id) => Some(id.clone()).filter(|id| channel_id(id.as_bytes()).is_some()),
+                Value::Number(id) => Some(id.to_string()).filter(|id| id.bytes().all(|byte| byte.is_ascii_digit())),
+                _ => None,
+            };
+            let values = value.as_array()?;
+            Some((values.iter().map(id).collect::<Option<Vec<String>>>()?, values.iter().any(Value::is_number)))
+        });
+        let (ids, has_numbers) = ids.unwrap_or_default();
+        if has_numbers {
+            self.notes
+                .push("has a number in its channel_ids: jq before 1.7 rounds it; write it as a string".to_owned());
+        }
+        ids
+    }
 }
 
-/// Discord ids: strings, or numbers with all their digits.
-fn ids(value: &Value) -> Option<Vec<String>> {
-    let id = |value: &Value| match value {
-        Value::String(id) => Some(id.clone()),
-        Value::Number(id) => Some(id.to_string()).filter(|id| id.bytes().all(|byte| byte.is_ascii_digit())),
-        _ => None,
-    };
-    value.as_array()?.iter().map(id).collect()
+/// A memory limit: `"8g"`, or a number of bytes; 0 is none.
+fn memory(value: &Value) -> Option<String> {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    Some(text).filter(|text| !matches!(&text[..], "" | "0" | "null" | "false"))
 }
 
 impl OutputDir {
-    fn problem(&self, target: &str, archive_root: Option<&ArchiveRoot>) -> Option<String> {
+    fn problem(&self, target: &str, archive_root: &ArchiveRoot) -> Option<String> {
         let shown = quoted(&self.written);
-        if self.path.components().any(|component| component == Component::ParentDir) {
-            return Some(format!("target {target} has `..` in its output_dir {shown}"));
+        if is_dotted(&self.written) {
+            return Some(format!("target {target} has `.` or `..` in its output_dir {shown}"));
         }
-        let root = &archive_root?.path;
-        let is_below = self.path.starts_with(root) && self.path != *root;
-        let root = crate::text::path(root);
-        (!is_below).then(|| format!("target {target} has its output_dir {shown} not under archive_root `{root}`"))
+        // The scraper reads it by way of jq's `@tsv`, which escapes these.
+        let escaped = [('\\', r"\\"), ('\t', r"\t"), ('\n', r"\n"), ('\r', r"\r")]
+            .iter()
+            .fold(self.written.clone(), |text, (from, to)| text.replace(*from, to));
+        let root = crate::text::path(archive_root.path.as_ref());
+        (!is_within(&archive_root.written, &escaped))
+            .then(|| format!("target {target} has an output_dir {shown} that is not under archive_root `{root}`"))
     }
 }
 
 /// Names and folders that several targets share.
 fn duplicates(targets: &[Target]) -> Vec<String> {
     let mut names: HashMap<&str, usize> = HashMap::new();
-    // Paths compare by their components: `a//b/` is `a/b`.
-    let mut folders: HashMap<&Path, &str> = HashMap::new();
+    let mut folders: HashMap<&str, &str> = HashMap::new();
     let mut problems = Vec::new();
     for target in targets {
         let seen = names.entry(&target.name).or_default();
@@ -158,7 +240,7 @@ fn duplicates(targets: &[Target]) -> Vec<String> {
             problems.push(format!("more than one target is called {}", quoted(&target.name)));
         }
         let Some(folder) = &target.output_dir else { continue };
-        if let Some(first) = folders.insert(&folder.path, &target.name) {
+        if let Some(first) = folders.insert(&folder.written, &target.name) {
             let (first, second) = (quoted(first), quoted(&target.name));
             problems.push(format!("targets {first} and {second} have the same output_dir {}", quoted(&folder.written)));
         }
@@ -166,14 +248,10 @@ fn duplicates(targets: &[Target]) -> Vec<String> {
     problems
 }
 
-/// Foreign text, made safe to print.
-fn quoted(text: &str) -> String {
-    format!("`{}`", printable(text.as_bytes()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn read(name: &str, text: &str) -> ScrapeConfig {
         let source = Source::parse(Path::new(name), text.into()).unwrap();
@@ -187,6 +265,7 @@ mod tests {
             "channel_ids": ["123456789012345678", 1234567890123456789, 18446744073709551615] } ] }"#;
         let ids = ["123456789012345678", "1234567890123456789", "18446744073709551615"];
         assert_eq!(read("c.json", json).targets[0].channel_ids, ids);
+        assert!(read("c.json", json).notes[0].contains("jq before 1.7 rounds it"));
         let toml =
             "archive_root = '/a'\n[[targets]]\nname = 'x'\noutput_dir = '/a/x'\nchannel_ids = [1234567890123456789]";
         assert_eq!(read("c.toml", toml).targets[0].channel_ids, ["1234567890123456789"]);
@@ -198,57 +277,77 @@ mod tests {
     fn a_sound_config_has_no_problems() {
         let config = read(
             "c.json",
-            r#"{ "archive_root": "root", "more": 1, "targets": [
-                { "name": "a", "kind": "dms", "output_dir": "root/a/", "enabled": false, "x": [] },
-                { "name": "b", "output_dir": "/etc/dce/root/b", "channel_ids": null } ] }"#,
+            r#"{ "archive_root": "/root", "more": 1, "container_memory": "8g", "targets": [
+                { "name": "a", "kind": "dms", "output_dir": "/root", "enabled": false, "x": [] },
+                { "name": "b", "output_dir": "/root//b", "channel_ids": null, "guild_ids": ["1"], "kind": null } ] }"#,
         );
-        assert_eq!(config.problems, [""; 0]);
+        assert_eq!((config.root_problem.as_deref(), &config.problems[..]), (None, &[][..]));
         assert_eq!(config.enabled().map(|target| &target.name[..]).collect::<Vec<_>>(), ["b"]);
-        assert_eq!(config.targets[0].output_dir.as_ref().unwrap().path, Path::new("/etc/dce/root/a"));
+        assert_eq!(config.container_memory.as_deref(), Some("8g"));
+        let kinds = config.targets.iter().map(|target| (target.is_dms, target.has_guilds));
+        assert_eq!(kinds.collect::<Vec<_>>(), [(true, false), (false, true)]);
     }
 
     #[test]
-    fn every_problem_is_reported() {
+    fn what_the_scraper_refuses_is_reported_whichever_target_it_is() {
         let config = read(
             "c.json",
-            r#"{ "archive_root": "/a", "targets": [
-                { "output_dir": "/a/1" }, { "name": "x" }, { "name": "x", "output_dir": "/a/1/", "kind": "dm" },
-                { "name": "y", "output_dir": "/b" }, { "name": "z", "output_dir": "/a/../b" },
-                { "name": "t", "output_dir": "~/a" }, { "name": "r", "output_dir": "/a" }, { "name": "p", "output_dir": "/ab" } ] }"#,
+            r#"{ "archive_root": "/a", "targets": [5,
+                { "output_dir": "/a/1" }, { "name": "x" }, { "name": "x", "output_dir": "/a/1", "kind": "dm" },
+                { "name": "y", "output_dir": "/b", "enabled": false }, { "name": "z", "output_dir": "/a/../b" },
+                { "name": "t", "output_dir": "~/a" }, { "name": "p", "output_dir": "/ab" } ] }"#,
         );
         assert_eq!(
             config.problems,
             [
-                "target `(target 1)` has no name",
-                "target `x` has no output_dir",
-                "target `x` has the unknown kind `dm` (it is `guild` or `dms`)",
-                "target `y` has its output_dir `/b` not under archive_root `/a`",
-                "target `z` has `..` in its output_dir `/a/../b`",
-                "target `t` has its output_dir `~/a` not under archive_root `/a`",
-                "target `r` has its output_dir `/a` not under archive_root `/a`",
-                "target `p` has its output_dir `/ab` not under archive_root `/a`",
-                "more than one target is called `x`",
-                "targets `(target 1)` and `x` have the same output_dir `/a/1/`",
-            ]
-        );
-        assert_eq!(config.notes.len(), 1, "{:?}", config.notes);
-        let disabled =
-            r#"{ "archive_root": "/a", "targets": [{ "name": "a", "output_dir": "/a/a", "enabled": false }] }"#;
-        assert_eq!(read("c.json", disabled).problems, ["config has no enabled target"]);
-        let odd = r#"{ "archive_root": "/a", "targets": [5, { "name": 7, "output_dir": "/a/a", "enabled": "no",
-            "channel_ids": [1e22] }] }"#;
-        assert_eq!(
-            read("c.json", odd).problems,
-            [
                 "target `(target 1)` is not an object",
                 "target `(target 1)` has no name",
                 "target `(target 1)` has no output_dir",
-                "target `(target 2)` has the name `7`, which is not a string",
                 "target `(target 2)` has no name",
-                "target `(target 2)` has the enabled `\"no\"`, which is not true or false",
-                "target `(target 2)` has the channel_ids `[1e+22]`, which is not a list of ids",
+                "target `x` has no output_dir",
+                "target `x` has an unknown kind `dm` (it is `guild` or `dms`)",
+                "target `y` has an output_dir `/b` that is not under archive_root `/a`",
+                "target `z` has `.` or `..` in its output_dir `/a/../b`",
+                "target `t` has an output_dir `~/a` that is not under archive_root `/a`",
+                "target `p` has an output_dir `/ab` that is not under archive_root `/a`",
             ]
         );
-        assert_eq!(read("c.json", "{}").problems, ["config is missing archive_root", "config has no targets"]);
+        let duplicates =
+            ["more than one target is called `x`", "targets `(target 2)` and `x` have the same output_dir `/a/1`"];
+        assert_eq!(config.duplicates, duplicates);
+        assert_eq!(config.notes.len(), 1, "{:?}", config.notes);
+        let empty = read("c.json", "{}");
+        assert_eq!(empty.root_problem.as_deref(), Some("config is missing archive_root"));
+        assert_eq!(empty.problems, ["config has no targets"]);
+    }
+
+    #[test]
+    fn odd_values_are_their_targets_own_problem() {
+        let config = read(
+            "c.json",
+            r#"{ "archive_root": "/a", "targets": [{ "name": 7, "output_dir": "/a/a", "enabled": "false",
+                "channel_ids": [1e22] }, { "name": "x", "output_dir": "/a/x", "channel_ids": ["general"] }] }"#,
+        );
+        assert_eq!(config.targets[1].oddities.len(), 1);
+        assert_eq!(config.problems, [""; 0]);
+        assert!(config.targets[0].is_enabled, "the scraper leaves out only those that are `false`");
+        assert_eq!(
+            config.targets[0].oddities,
+            [
+                "target `7` has name set to `7`, which is not a string",
+                "target `7` has enabled set to `\"false\"`, which is not true or false",
+                "target `7` has channel_ids set to `[1e+22]`, which is not a list of ids",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_archive_root_is_refused_as_the_scraper_refuses_it() {
+        for (root, why) in [("a", "is relative"), ("/a/", "ends in `/`"), ("/a/./b", "has `.`"), ("/a/..", "has `.`")] {
+            let text = format!(r#"{{ "archive_root": "{root}", "targets": [{{ "name": "x", "output_dir": "b" }}] }}"#);
+            let config = read("c.json", &text);
+            assert!(config.root_problem.as_ref().is_some_and(|problem| problem.contains(why)), "{root}");
+            assert_eq!(config.problems, [""; 0], "{root}");
+        }
     }
 }

@@ -1,306 +1,271 @@
-//! What each target's archive contains: one walk of its folder.
+//! The archives of all targets, looked at several at once, and what is wrong with them.
 
-use crate::config::targets::{ScrapeConfig, Target};
-use crate::env::Env;
-use crate::output;
-use crate::sys::file::{self, Links, ReadError, plain};
-use crate::sys::signals::Signals;
-use crate::text::{path, printable};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
+use crate::config::targets::Target;
+use crate::handoff::archive::{Archive, Place, Question, Reads, Scraped, look};
+use crate::handoff::check::{Finding, edit, fail, note};
+use crate::handoff::map;
+use crate::handoff::plan::{Asked, Selection, target_option};
+use crate::handoff::watch::{ANSWER_TIMEOUT, Watch};
+use crate::text::{self, count, path, quoted, shell_path};
 use serde::Serialize;
-use serde::de::IgnoredAny;
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::io::{self, ErrorKind};
-use std::os::unix::ffi::OsStrExt;
+use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::thread::Builder;
+use std::time::{Duration, Instant, SystemTime};
 
-/// Maximum size read of a channel map; one of 100,000 channels takes about 10 MB.
-const MAP_MAX_BYTES: u64 = 64 << 20;
+/// Maximum number of findings of one kind named for one archive.
+const MAX_SHOWN: usize = 5;
 
-/// Ignored at any depth: the scraper's own folders, and the two names that every folder lists.
-const IGNORED_FOLDERS: [&[u8]; 4] = [b".", b"..", b".dce-meta", b".dce-temp"];
-
-/// Maximum number of unreadable folders named for one archive.
-const MAX_FAULTS_SHOWN: usize = 5;
-
-/// How long a walk may take before a terminal shows its progress, and how often it does so then.
-const PROGRESS_AFTER: Duration = Duration::from_millis(500);
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// How often signals and the progress of the walks are checked.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A target's row. The counts are None where nothing was counted.
 #[derive(Serialize)]
 pub(crate) struct Row<'a> {
-    pub(crate) name: String,
+    name: String,
     output_dir: Option<String>,
     enabled: bool,
+    selected: bool,
     pub(crate) json: Option<usize>,
     pub(crate) seeded: Option<usize>,
     pub(crate) map: Option<usize>,
     pub(crate) status: &'static str,
-    /// What keeps the target from being scraped.
-    #[serde(skip)]
-    pub(crate) problems: Vec<String>,
     #[serde(skip)]
     pub(crate) target: &'a Target,
+    /// None if it is not looked at.
     #[serde(skip)]
-    pub(crate) archive: Option<Archive>,
+    place: Option<Place>,
 }
 
-/// What an archive contains.
-#[derive(Default)]
-pub(crate) struct Archive {
-    /// Number of regular files `*.json`.
-    json: usize,
-    /// The distinct channel ids in their names, sorted.
-    ids: Vec<u128>,
-    /// Number of keys of the channel map.
-    map: usize,
-    /// What could not be read, and why.
-    pub(crate) faults: Vec<String>,
-}
-
-/// How far the walks are.
-#[derive(Default)]
-struct Progress {
-    entries: AtomicUsize,
-    folder: Mutex<PathBuf>,
-}
-
-/// Looks at every target's archive, several at once, and shows the progress on a terminal. The rows are
-/// in the config's order.
-pub(crate) fn look<'a>(config: &'a ScrapeConfig, env: &Env, cancel: &Signals) -> Vec<Row<'a>> {
-    let progress = &Progress::default();
-    let mut rows: Vec<Option<Row>> = config.targets.iter().map(|_| None).collect();
-    let work = Mutex::new(config.targets.iter().zip(&mut rows));
-    let next = || work.lock().ok()?.next();
-    let workers = std::thread::available_parallelism().map_or(1, |number| number.get()).min(config.targets.len());
-    // Closed when the last worker ends.
-    let (working, ended) = mpsc::channel::<()>();
-    std::thread::scope(|scope| {
-        for working in vec![working; workers] {
-            scope.spawn(move || {
-                while let Some((target, row)) = next() {
-                    *row = Some(Row::look(target, progress, cancel));
-                }
-                drop(working);
-            });
-        }
-        if output::is_watched(env) {
-            show(progress, &ended);
-        }
-    });
-    rows.into_iter().flatten().collect()
-}
-
-/// Shows the progress until the work has ended.
-fn show(progress: &Progress, ended: &Receiver<()>) {
-    let mut wait = PROGRESS_AFTER;
-    while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-        let folder = progress.folder.lock().map(|folder| path(&folder)).unwrap_or_default();
-        let entries = progress.entries.load(Ordering::Relaxed);
-        output::show_progress(Some(&format!("{entries} entries, in {folder}")));
-        wait = PROGRESS_INTERVAL;
+/// Looks at the archives of the targets that are enabled or asked for. Without `reads`, none of them answers.
+pub(crate) fn rows<'a>(
+    selection: &Selection<'a>,
+    reads: Option<Reads>,
+    watch: &Arc<Watch>,
+) -> io::Result<Vec<Row<'a>>> {
+    let targets = &selection.config.targets;
+    let question = |target: &Target| {
+        let is_asked = selection.asked.includes(target);
+        let is_looked_at = is_asked || target.is_enabled && !matches!(selection.asked, Asked::Nothing);
+        let folder = target.output_dir.clone().filter(|_| is_looked_at)?;
+        let scraped = if is_asked { selection.channels_of(target) } else { Scraped::Nothing };
+        Some(Question { folder, reads: reads.unwrap_or(Reads::Names), scraped })
+    };
+    let questions: Vec<Option<Question>> = targets.iter().map(question).collect();
+    let mut places: Vec<Option<Place>> = questions.iter().map(|asked| asked.as_ref().map(|_| Place::Silent)).collect();
+    if reads.is_some() {
+        let asked = questions.into_iter().enumerate().filter_map(|(index, question)| Some((index, question?)));
+        answer(asked.collect(), &mut places, watch)?;
     }
-    if wait == PROGRESS_INTERVAL {
-        output::show_progress(None);
+    Ok(targets.iter().zip(places).map(|(target, place)| Row::new(target, place, selection)).collect())
+}
+
+/// Answers the questions in threads that are left behind when their file systems do not answer.
+fn answer(questions: Vec<(usize, Question)>, places: &mut [Option<Place>], watch: &Arc<Watch>) -> io::Result<()> {
+    let workers = std::thread::available_parallelism().map_or(1, |number| number.get()).min(questions.len());
+    let work = Arc::new(Mutex::new(questions.into_iter()));
+    let (found, answers) = mpsc::channel();
+    for found in vec![found; workers] {
+        let (work, watch) = (Arc::clone(&work), Arc::clone(watch));
+        let next = move || work.lock().ok()?.next();
+        Builder::new().spawn(move || {
+            while let Some((index, question)) = next() {
+                if found.send((index, look(&question, &watch))).is_err() {
+                    return;
+                }
+            }
+        })?;
+    }
+    let (mut entries, mut since) = (0, Instant::now());
+    loop {
+        match answers.recv_timeout(LOOK_INTERVAL) {
+            Ok((index, place)) => {
+                places[index] = Some(place);
+                since = Instant::now();
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => {
+                let now = watch.entries.load(Ordering::Relaxed);
+                if now != entries {
+                    (entries, since) = (now, Instant::now());
+                }
+                if watch.is_over() || since.elapsed() >= ANSWER_TIMEOUT {
+                    watch.is_over.store(true, Ordering::Relaxed);
+                    return Ok(());
+                }
+            }
+        }
     }
 }
 
 impl<'a> Row<'a> {
-    fn look(target: &'a Target, progress: &Progress, cancel: &Signals) -> Row<'a> {
-        let folder = target.output_dir.as_ref().map(|folder| folder.path.as_path());
-        let archive = folder.filter(|_| target.is_enabled).and_then(|root| Archive::walk(root, progress, cancel));
-        let (status, is_problem) = match &archive {
-            // The config's own problem.
-            None if folder.is_none() => ("no output_dir", false),
-            None if !target.is_enabled => ("disabled", false),
-            None => ("missing output_dir", true),
-            // Each fault is a problem.
-            Some(archive) if !archive.faults.is_empty() => ("cannot be read", false),
-            Some(archive) if archive.json == 0 => ("no json archives", true),
-            Some(archive) if archive.ids.is_empty() => ("no seeded channel ids", true),
-            Some(archive) if archive.map == 0 => ("ok (map will bootstrap on first run)", false),
-            Some(_) => ("ok", false),
+    fn new(target: &'a Target, place: Option<Place>, selection: &Selection) -> Row<'a> {
+        let status = match &place {
+            None if target.output_dir.is_none() => "no output_dir",
+            None if !target.is_enabled => "disabled",
+            None => "not looked at",
+            Some(Place::Silent) => "cannot be read",
+            Some(Place::Missing(_)) => "missing output_dir",
+            Some(Place::Link(_)) => "no json archives",
+            Some(Place::Found(archive)) => archive.status(),
         };
-        let name = printable(target.name.as_bytes());
-        let faults = archive.iter().flat_map(|archive| archive.faults.iter().cloned());
-        let problem = is_problem.then(|| format!("{status} ({})", folder.map(path).unwrap_or_default()));
+        let count = |number: fn(&Archive) -> usize| match place.as_ref()? {
+            Place::Silent => None,
+            Place::Missing(_) | Place::Link(_) => Some(0),
+            Place::Found(archive) => Some(number(archive)),
+        };
         Row {
-            output_dir: folder.map(|folder| folder.to_string_lossy().into_owned()),
+            name: text::whole(&target.name),
+            output_dir: target.output_dir.as_ref().map(|folder| text::whole(&folder.path.to_string_lossy())),
             enabled: target.is_enabled,
-            json: archive.as_ref().map(|archive| archive.json),
-            seeded: archive.as_ref().map(|archive| archive.ids.len()),
-            map: archive.as_ref().map(|archive| archive.map),
+            selected: selection.asked.includes(target),
+            json: count(|archive| archive.json),
+            seeded: count(|archive| archive.ids.len()),
+            map: count(|archive| archive.map_keys),
             status,
-            problems: faults.chain(problem).map(|problem| format!("target `{name}`: {problem}")).collect(),
-            name,
             target,
-            archive,
+            place,
         }
+    }
+
+    /// The channels it has exports of, sorted.
+    pub(crate) fn ids(&self) -> Option<&[u128]> {
+        self.archive().map(|archive| &archive.ids[..])
+    }
+
+    pub(crate) fn archive(&self) -> Option<&Archive> {
+        match &self.place {
+            Some(Place::Found(archive)) => Some(archive),
+            _ => None,
+        }
+    }
+
+    fn folder(&self) -> &Path {
+        self.target.output_dir.as_ref().map_or(Path::new(""), |folder| &folder.path)
+    }
+
+    /// A failure for each of the first few, and one for the rest.
+    fn fails(&self, found: &[String], hint: &str) -> Vec<Finding> {
+        let more = found.len().saturating_sub(MAX_SHOWN);
+        let more = (more > 0).then(|| format!("{more} more of the same kind"));
+        found.iter().take(MAX_SHOWN).chain(&more).map(|what| fail(self.line(what), hint)).collect()
+    }
+
+    fn line(&self, what: &str) -> String {
+        format!("target {}: {what}", quoted(&self.target.name))
     }
 }
 
 impl Archive {
-    /// Walks an archive; None when it does not exist.
-    fn walk(root: &Path, progress: &Progress, cancel: &Signals) -> Option<Archive> {
-        let mut archive = Archive::default();
-        let mut folders = vec![root.to_path_buf()];
-        while let Some(folder) = folders.pop().filter(|_| !cancel.is_caught()) {
-            // Only the archive's own folder may be a link.
-            let is_root = folder == root;
-            let links = if is_root { OFlags::empty() } else { OFlags::NOFOLLOW };
-            let Err(error) = archive.add(&folder, links, &mut folders, progress) else { continue };
-            match error.kind() {
-                ErrorKind::NotFound | ErrorKind::NotADirectory if is_root => return None,
-                // A running scrape has removed it since.
-                ErrorKind::NotFound => {}
-                _ => archive.faults.push(format!("cannot read folder `{}`: {}", path(&folder), plain(&error))),
-            }
+    fn status(&self) -> &'static str {
+        match self {
+            _ if !self.unreadable.is_empty() || self.map_problem.is_some() => "cannot be read",
+            Archive { json: 0, .. } => "no json archives",
+            _ if self.ids.is_empty() => "no seeded channel ids",
+            Archive { map_keys: 0, .. } => "ok (map will bootstrap on first run)",
+            _ => "ok",
         }
-        if archive.faults.len() > MAX_FAULTS_SHOWN {
-            let more = archive.faults.split_off(MAX_FAULTS_SHOWN).len();
-            archive.faults.push(format!("{more} more folders cannot be read"));
-        }
-        archive.ids.sort_unstable();
-        archive.ids.dedup();
-        match map_keys(root) {
-            Ok(keys) => archive.map = keys,
-            Err(fault) => archive.faults.push(fault),
-        }
-        Some(archive)
-    }
-
-    /// Adds what a folder contains, and its own folders to those to be walked.
-    fn add(&mut self, folder: &Path, links: OFlags, folders: &mut Vec<PathBuf>, progress: &Progress) -> io::Result<()> {
-        if let Ok(mut current) = progress.folder.lock() {
-            *current = folder.to_path_buf();
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK | links;
-        let mut opened = Dir::new(openat(CWD, folder, flags, Mode::empty())?)?;
-        let mut seen = 0;
-        while let Some(entry) = opened.next() {
-            let entry = entry?;
-            let name = entry.file_name();
-            seen += 1;
-            let kind = match entry.file_type() {
-                // Some file systems do not say (readdir(3)).
-                FileType::Unknown => statat(opened.fd()?, name, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode)),
-                kind => kind,
-            };
-            let name = name.to_bytes();
-            match kind {
-                FileType::Directory if !IGNORED_FOLDERS.contains(&name) => {
-                    folders.push(folder.join(OsStr::from_bytes(name)));
-                }
-                FileType::RegularFile if name.ends_with(b".json") => {
-                    self.json += 1;
-                    self.ids.extend(seeded_id(name));
-                }
-                _ => {}
-            }
-        }
-        progress.entries.fetch_add(seen, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Whether the channel has an export.
-    pub(crate) fn has(&self, channel: &str) -> bool {
-        channel_id(channel.as_bytes()).is_some_and(|id| self.ids.binary_search(&id).is_ok())
     }
 }
 
-/// The id in an export's name: `Guild - channel [ID].json`.
-fn seeded_id(name: &[u8]) -> Option<u128> {
-    let name = name.strip_suffix(b"].json")?;
-    let start = name.iter().rposition(|&byte| byte == b'[')?;
-    channel_id(&name[start + 1..])
-}
-
-/// A channel's id of 16 to 22 digits, after a 1 that keeps its leading zeros.
-pub(crate) fn channel_id(digits: &[u8]) -> Option<u128> {
-    let is_id = (16..=22).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
-    is_id.then(|| digits.iter().fold(1, |id, digit| id * 10 + u128::from(digit - b'0')))
-}
-
-/// The number of keys in an archive's channel map; none when there is no map.
-fn map_keys(root: &Path) -> Result<usize, String> {
-    let folder = root.join(".dce-meta");
-    // It could lead anywhere.
-    if folder.is_symlink() {
-        return Err(format!("cannot read `{}`: it is a symbolic link, not a folder", path(&folder)));
-    }
-    let map = folder.join("channel-map.json");
-    let text = match file::read(&map, Links::Refuse, MAP_MAX_BYTES) {
-        Ok(text) => text,
-        Err(ReadError::Missing) => return Ok(0),
-        Err(error) => return Err(format!("cannot read `{}`: {error}", path(&map))),
+/// Whether there is something to add to: the scraper's own verification asks it of every enabled target.
+pub(crate) fn seeded(row: &Row) -> Vec<Finding> {
+    let command = match row.status {
+        "missing output_dir" => "findmnt --target",
+        "no json archives" | "no seeded channel ids" if row.archive().is_some() => "ls -la",
+        _ => return Vec::new(),
     };
-    serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(&text)
-        .map(|keys| keys.len())
-        .map_err(|error| format!("`{}` is not a channel map: {}", path(&map), printable(error.to_string().as_bytes())))
+    let target = row.target;
+    let what = match target.is_enabled {
+        true => "",
+        false if target.is_dms || target.has_guilds || !target.channel_ids.is_empty() => return Vec::new(),
+        false => ", and neither channel_ids nor guild_ids: there is nothing to scrape",
+    };
+    let line = row.line(&format!("{} ({}){what}", row.status, path(row.folder())));
+    vec![fail(line, format!("{command} {}", shell_path(row.folder())))]
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_are_16_to_22_digits_at_the_end_of_the_name() {
-        let is_seeded = |name: &str| seeded_id(name.as_bytes()).is_some();
-        assert!(is_seeded("Guild - general [1234567890123456].json"));
-        assert!(is_seeded("[x] a [1234567890123456789012].json"));
-        for name in [
-            "a [123456789012345].json",
-            "a [12345678901234567890123].json",
-            "a [1234567890123456] (2).json",
-            "a 1234567890123456].json",
-            "a [123456789012345x].json",
-            "a [1234567890123456].json.tmp",
-        ] {
-            assert!(!is_seeded(name), "{name}");
+pub(crate) fn readable(row: &Row) -> Vec<Finding> {
+    let (shown, word) = (path(row.folder()), shell_path(row.folder()));
+    match &row.place {
+        Some(Place::Silent) => {
+            let seconds = ANSWER_TIMEOUT.as_secs();
+            let line = row.line(&format!("{shown}: its file system does not answer within {seconds} s"));
+            vec![fail(line, format!("findmnt --target {word}"))]
         }
-        assert_ne!(channel_id(b"0000000000000001"), channel_id(b"00000000000000001"));
+        Some(Place::Found(archive)) => row.fails(&archive.unreadable, &format!("ls -ld {word}; id")),
+        _ => Vec::new(),
     }
+}
 
-    #[test]
-    fn a_walk_counts_exports_and_ids() {
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str| {
-            let file = folder.path().join(name);
-            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            std::fs::write(file, "{}").unwrap();
-        };
-        write("a [1000000000000001].json");
-        write("deep/down/b [1000000000000001].json");
-        write("deep/c [1000000000000002].json");
-        write("plain.json");
-        write("other.txt");
-        write("deep/.dce-temp/d [1000000000000003].json");
-        write(".dce-meta/e [1000000000000004].json");
-        write("folder.json/f [1000000000000005].json");
-        std::os::unix::fs::symlink("..", folder.path().join("deep/loop")).unwrap();
-        std::os::unix::fs::symlink("plain.json", folder.path().join("link.json")).unwrap();
-        rustix::fs::mknodat(CWD, folder.path().join("fifo.json"), FileType::Fifo, Mode::RWXU, 0).unwrap();
-        let archive = Archive::walk(folder.path(), &Progress::default(), &Signals::catch(&[]).unwrap()).unwrap();
-        assert_eq!((archive.json, archive.ids.len(), archive.map, &archive.faults[..]), (5, 3, 0, &[][..]));
-        assert!(archive.has("1000000000000005") && !archive.has("1000000000000003"));
-    }
+pub(crate) fn linked(row: &Row) -> Vec<Finding> {
+    let Some(Place::Link(to)) = &row.place else { return Vec::new() };
+    let (folder, to) = (path(row.folder()), path(to));
+    let line = format!("its output_dir {folder} is a symbolic link to {to}: the scraper does not look behind it");
+    let hint = format!("readlink -f {}   # write this in the config", shell_path(row.folder()));
+    vec![fail(row.line(&line), hint)]
+}
 
-    #[test]
-    fn a_map_that_does_not_parse_is_a_fault() {
-        let folder = tempfile::tempdir().unwrap();
-        let map = folder.path().join(".dce-meta/channel-map.json");
-        assert_eq!(map_keys(folder.path()), Ok(0));
-        std::fs::create_dir(map.parent().unwrap()).unwrap();
-        for (text, keys) in [("{}", Some(0)), (r#"{"a": [{}], "b": {"c": 1}}"#, Some(2)), ("[]", None), ("{", None)] {
-            std::fs::write(&map, text).unwrap();
-            assert_eq!(map_keys(folder.path()).ok(), keys, "{text}");
-        }
+/// Folders that several targets share by different names.
+pub(crate) fn shared(rows: &[Row]) -> Vec<Finding> {
+    let mut seen: HashMap<(u64, u64), &Row> = HashMap::new();
+    let mut findings = Vec::new();
+    for row in rows {
+        let Some(archive) = row.archive() else { continue };
+        let other = seen.insert(archive.identity, row);
+        let Some(other) = other.filter(|other| other.folder() != row.folder()) else { continue };
+        let (folder, name) = (path(row.folder()), quoted(&other.target.name));
+        let line = row.line(&format!("{folder} is also the folder of target {name}"));
+        findings.push(match other.selected && row.selected {
+            true => fail(line, format!("ls -ldi {} {}", shell_path(other.folder()), shell_path(row.folder()))),
+            false => note(line),
+        });
     }
+    findings
+}
+
+pub(crate) fn mapped(row: &Row, archive: &Archive) -> Vec<Finding> {
+    let hint = edit(&map::path_in(row.folder()));
+    let problem = archive.map_problem.iter().map(|problem| fail(row.line(problem), &hint));
+    problem.chain(row.fails(&archive.misplaced, &hint)).collect()
+}
+
+pub(crate) fn truncated(row: &Row, archive: &Archive) -> Vec<Finding> {
+    let line = |(export, problem): &(PathBuf, String)| format!("{} {problem}", path(export));
+    let broken: Vec<String> = archive.broken.iter().map(line).collect();
+    let hint = archive.broken.first().map(|(export, _)| format!("tail -c 300 {}", shell_path(export)));
+    let spare = |export| note(row.line(&format!("{}; the scraper will take another one", line(export))));
+    let spare = archive.spare.iter().take(MAX_SHOWN).map(spare);
+    row.fails(&broken, &hint.unwrap_or_default()).into_iter().chain(spare).collect()
+}
+
+pub(crate) fn writable(row: &Row) -> Vec<Finding> {
+    let unwritable = match &row.place {
+        Some(Place::Found(archive)) => &archive.unwritable[..],
+        Some(Place::Missing(why)) => why.as_slice(),
+        _ => &[],
+    };
+    row.fails(unwritable, &format!("ls -ld {}; id", shell_path(row.folder())))
+}
+
+/// What killed scrapes left.
+pub(crate) fn leftovers(row: &Row, archive: &Archive) -> Vec<Finding> {
+    let found = &archive.leftovers;
+    if found.number == 0 {
+        return Vec::new();
+    }
+    let age = found.newest.and_then(|newest| SystemTime::now().duration_since(newest).ok()).unwrap_or_default();
+    let line = format!(
+        "{} of interrupted scrapes in .dce-temp, {}, last written {} ago; to put the complete ones into the archive: \
+         ./scripts/run-documents-scrape.sh --salvage-only {}",
+        count(found.number, "leftover"),
+        text::size(found.bytes),
+        text::duration(age),
+        target_option(row.target)
+    );
+    vec![note(row.line(&line))]
 }

@@ -1,18 +1,16 @@
 //! Which compose program works.
 
 use crate::env::Env;
-use crate::handoff::check::Check;
-use crate::sys::child::{self, End};
+use crate::handoff::check::{Finding, fail, note, ok};
+use crate::handoff::watch::{ANSWER_TIMEOUT, Watch};
+use crate::sys::child::{self, End, Running};
 use crate::sys::file::plain;
-use crate::sys::signals::Signals;
-use crate::text::printable;
+use crate::text::{printable, quoted};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::time::Duration;
+use std::time::Instant;
 
-/// How long a program may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The usual programs in the scraper's order, each with the command that shows whether it works.
+/// The usual programs in the scraper's order, each with the call that shows whether it works.
 const USUAL: [(&str, &str); 4] = [
     ("podman-compose", "podman info"),
     ("docker compose", "docker compose version"),
@@ -20,49 +18,99 @@ const USUAL: [(&str, &str); 4] = [
     ("podman compose", "podman compose version"),
 ];
 
-/// Tries `DCE_COMPOSE_BIN` and the usual programs; gives the first that works.
-pub(crate) fn look(env: &Env, cancel: &Signals, checks: &mut Vec<Check>) -> Option<String> {
-    let chosen = env.compose_bin.as_ref().map(|chosen| {
-        let words = chosen.to_string_lossy();
-        // A path with blanks is one word; `docker compose` is two.
-        let call = if env.program(&words).is_some() { vec![&*words] } else { words.split_whitespace().collect() };
-        (printable(chosen.as_bytes()), obstacle(&[&call[..], &["version"]].concat(), None, env, cancel))
-    });
-    // Each is tried only when the loop below comes to it.
-    let usual = USUAL.iter().map(|(name, call)| {
-        let call: Vec<&str> = call.split(' ').collect();
-        (name.to_string(), obstacle(&call, name.split(' ').next(), env, cancel))
-    });
-    let mut failed = Vec::new();
-    for (name, obstacle) in chosen.into_iter().chain(usual) {
-        let Some(why) = obstacle else {
-            checks.push(Check::Ok(format!("compose: {name}")));
-            let chosen = failed.first().filter(|_| env.compose_bin.is_some());
-            checks.extend(chosen.map(|why| Check::Note(format!("DCE_COMPOSE_BIN does not work: {why}"))));
-            return Some(name);
-        };
-        failed.push(format!("`{name}`: {why}"));
-    }
-    checks.push(Check::Fail("Install Docker or Podman with compose support.".to_owned()));
-    checks.extend(failed.into_iter().map(|why| Check::Note(format!("no compose: {why}"))));
-    None
+/// The compose program that the scraper will use: what `DCE_COMPOSE_BIN` or `DCE_DOCKER_BIN` names and nothing else,
+/// or the first usual one that works.
+pub(crate) struct Compose {
+    pub(crate) program: Option<String>,
+    pub(crate) findings: Vec<Finding>,
 }
 
-/// Why a call does not work; None when it does. `also_needs` must exist although the call may not run it.
-fn obstacle(call: &[&str], also_needs: Option<&str>, env: &Env, cancel: &Signals) -> Option<String> {
-    let (program, arguments) = call.split_first()?;
-    if let Some(missing) = [Some(*program), also_needs].into_iter().flatten().find(|name| env.program(name).is_none()) {
-        return Some(format!("no program `{}`", printable(missing.as_bytes())));
+/// A call that shows whether a program works, already started.
+struct Trial {
+    call: String,
+    running: io::Result<Running>,
+}
+
+impl Compose {
+    pub(crate) fn look(env: &Env, watch: &Watch) -> Compose {
+        let until = Instant::now() + ANSWER_TIMEOUT;
+        let (variable, chosen, arguments) = match (&env.compose_bin, &env.docker_bin) {
+            (Some(chosen), _) => ("DCE_COMPOSE_BIN", chosen, &["version"][..]),
+            (None, Some(chosen)) => ("DCE_DOCKER_BIN", chosen, &["compose", "version"][..]),
+            (None, None) => return Compose::usual(env, until, watch),
+        };
+        let (name, program) = (printable(chosen.as_bytes()), chosen.to_string_lossy());
+        let words = [&[&*program], arguments].concat();
+        let Some(why) = Trial::start(&words, None, env).obstacle(until, watch) else {
+            return Compose { findings: vec![ok(format!("compose: {name}"))], program: Some(name) };
+        };
+        let has_blank = chosen.as_bytes().trim_ascii().contains(&b' ');
+        let word = if has_blank { "; the scraper takes all of it for the program's name" } else { "" };
+        let hint = format!("unset {variable}, or set it to a program that answers `{}`", arguments.join(" "));
+        let line = format!("{variable} is `{name}`, which does not work: {why}{word}");
+        Compose { program: None, findings: vec![fail(line, hint)] }
     }
-    let mut command = child::command(program);
-    command.args(arguments).env_remove("DISCORD_TOKEN");
-    let call = printable(call.join(" ").as_bytes());
-    match child::run(&mut command, ANSWER_TIMEOUT, cancel).map(|finished| finished.end) {
-        Ok(End::Exited(status)) if status.success() => None,
-        Ok(End::Exited(status)) => Some(format!("`{call}` failed with {}", child::status_text(status))),
-        Ok(End::TimedOut | End::Cancelled) => {
-            Some(format!("`{call}` did not answer within {} s", ANSWER_TIMEOUT.as_secs()))
+
+    /// Starts all the usual programs at once, and takes the first that works.
+    fn usual(env: &Env, until: Instant, watch: &Watch) -> Compose {
+        let start = |(name, call): (&'static str, &str)| {
+            let words: Vec<&str> = call.split(' ').collect();
+            (name, Trial::start(&words, name.split(' ').next(), env))
+        };
+        let hint = "sudo apt-get install docker-compose-v2; docker compose version";
+        let mut findings = vec![fail("Install Docker or Podman with compose support.", hint)];
+        for (name, trial) in USUAL.map(start) {
+            if let Some(why) = trial.obstacle(until, watch) {
+                findings.push(note(format!("no compose: `{name}`: {why}")));
+                continue;
+            }
+            findings = vec![ok(format!("compose: {name}"))];
+            findings.extend(host_runners_choice(name, env).map(note));
+            return Compose { program: Some(name.to_owned()), findings };
         }
-        Err(error) => Some(plain(&error)),
+        Compose { program: None, findings }
+    }
+}
+
+/// How the scraper's host runner differs from the order that the scraper itself checks.
+fn host_runners_choice(found: &str, env: &Env) -> Option<&'static str> {
+    match ["docker", "docker-compose"].map(|name| env.program(name).is_some()) {
+        [false, false] => Some(
+            "the scraper's host runner also looks for `docker` or `docker-compose` on PATH, unless told otherwise: \
+             export DCE_DOCKER_BIN=podman",
+        ),
+        [true, true] if found == "docker compose" => {
+            Some("the scraper's host runner takes `docker-compose`, which is on PATH too")
+        }
+        _ => None,
+    }
+}
+
+impl Trial {
+    /// Starts a call. `also_needs` must exist although the call may not run it.
+    fn start(call: &[&str], also_needs: Option<&str>, env: &Env) -> Trial {
+        let missing = call[..1].iter().copied().chain(also_needs).find(|name| env.program(name).is_none());
+        let running = match missing {
+            Some(missing) => Err(io::Error::other(format!("no program {}", quoted(missing)))),
+            None => {
+                let mut command = child::command(call[0]);
+                Running::start(command.args(&call[1..]).env_remove("DISCORD_TOKEN"))
+            }
+        };
+        Trial { call: printable(call.join(" ")), running }
+    }
+
+    /// Why it does not work; None when it does.
+    fn obstacle(self, until: Instant, watch: &Watch) -> Option<String> {
+        let call = self.call;
+        watch.progress.now(format!("waiting for `{call}`"));
+        match self.running.and_then(|running| running.finish(until, &watch.cancel)).map(|finished| finished.end) {
+            Ok(End::Exited(status)) if status.success() => None,
+            Ok(End::Exited(status)) => Some(format!("`{call}` failed with {}", child::status_text(status))),
+            Ok(End::TimedOut | End::Cancelled) => {
+                Some(format!("`{call}` did not answer within {} s", ANSWER_TIMEOUT.as_secs()))
+            }
+            Err(error) => Some(plain(&error)),
+        }
     }
 }

@@ -1,30 +1,31 @@
 //! Whether there is room to scrape.
 
-use crate::env::Env;
-use crate::handoff::check::Check;
+use crate::handoff::access;
+use crate::handoff::check::{Finding, fail, ok};
+use crate::handoff::watch::{ANSWER_TIMEOUT, silent};
+use crate::sys::deadline::within;
 use crate::sys::file::plain;
 use crate::sys::mounts;
-use crate::target::Resolved;
-use crate::text::{self, path, printable};
-use anyhow::anyhow;
-use rustix::fs::{CWD, Mode, OFlags, fstatvfs, openat};
+use crate::text::{self, path, printable, shell_path};
+use rustix::fs::{CWD, Mode, OFlags, fstat, fstatvfs, openat};
 use serde::Serialize;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// Minimum number of free inodes; a channel takes three at a time.
+const MIN_FREE_INODES: u64 = 16;
 
 /// The file systems that a scrape writes to.
 #[derive(Serialize)]
 pub(crate) struct Disk {
-    /// Minimum free space, in MiB; 0 means no check.
-    min_free_mib: u64,
-    /// The archive's first; one when both folders are on the same.
+    /// Minimum free space, in MiB; 0 or less means no check.
+    min_free_mib: i64,
+    /// The archive's first; each once.
     file_systems: Vec<FileSystem>,
     /// What could not be looked at, and why.
     #[serde(skip)]
-    unreadable: Vec<String>,
-    #[serde(skip)]
-    archive_root: PathBuf,
+    pub(crate) unreadable: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -36,71 +37,71 @@ struct FileSystem {
     used_bytes: u64,
     /// What an ordinary user may still write.
     available_bytes: u64,
+    /// None where the file system sets no limit.
+    available_inodes: Option<u64>,
+    /// The first folder on it.
     #[serde(skip)]
-    device: (u32, u32),
+    folder: Folder,
+}
+
+/// A folder that a scrape writes to.
+#[derive(Clone)]
+pub(crate) struct Folder {
+    /// What it is, such as `archive_root`.
+    pub(crate) what: &'static str,
+    pub(crate) path: PathBuf,
 }
 
 impl Disk {
-    /// Looks at the file systems of the archive and of the repository.
-    pub(crate) fn look(resolved: &Resolved, env: &Env) -> anyhow::Result<Disk> {
-        let min_free_mib = env.min_free_mib.as_ref().map_err(|text| {
-            let shown = printable(text.as_encoded_bytes());
-            anyhow!("DCE_MIN_FREE_MB is `{shown}`, not a number\nhint: give it in MiB; 0 means no check")
-        })?;
-        let archive_root = resolved.archive_root.as_ref().map_or(&resolved.repo_root, |root| &root.path);
-        Ok(Disk::of(archive_root, &resolved.repo_root, *min_free_mib))
+    /// Looks at the file systems of these folders, or of the nearest folders above them that exist.
+    pub(crate) fn look(folders: Vec<Folder>, min_free_mib: i64) -> io::Result<Disk> {
+        let found = within(ANSWER_TIMEOUT, move || file_systems(folders))?;
+        let (file_systems, unreadable) = found.unwrap_or_else(|| (Vec::new(), vec![silent("an output_dir")]));
+        Ok(Disk { min_free_mib, file_systems, unreadable })
     }
 
-    fn of(archive_root: &Path, repo_root: &Path, min_free_mib: u64) -> Disk {
-        let (mut file_systems, mut unreadable) = (Vec::new(), Vec::new());
-        for (name, folder) in [("archive_root", archive_root), ("repo_root", repo_root)] {
-            match FileSystem::of(folder) {
-                Ok(found) => file_systems.push(found),
-                Err(error) => {
-                    let (folder, why) = (path(folder), plain(&error));
-                    unreadable.push(format!("cannot determine the free space of {name} ({folder}): {why}"));
-                }
-            }
-        }
-        file_systems.dedup_by_key(|file_system| file_system.device);
-        Disk { min_free_mib, file_systems, unreadable, archive_root: archive_root.to_path_buf() }
-    }
-
-    pub(crate) fn checks(&self) -> Vec<Check> {
+    pub(crate) fn free(&self) -> Vec<Finding> {
         let need = self.min_free_mib;
-        if need == 0 {
-            return vec![Check::Ok("disk: check skipped (DCE_MIN_FREE_MB=0)".to_owned())];
+        if need <= 0 {
+            return vec![ok(format!("disk: check skipped (DCE_MIN_FREE_MB={need})"))];
         }
-        let check = |file_system: &FileSystem| {
-            let (mount, free) = (path(&file_system.mount), file_system.available_bytes >> 20);
-            if free >= need {
-                return Check::Ok(format!("disk: {mount} has {free} MiB free (need {need} MiB)"));
+        let (mut findings, mut scarce) = (Vec::new(), Vec::new());
+        for FileSystem { mount, available_bytes, folder, .. } in &self.file_systems {
+            let (shown, free) = (path(mount), available_bytes >> 20);
+            if free >= need as u64 {
+                findings.push(ok(format!("disk: {shown} has {free} MiB free (need {need} MiB)")));
+                continue;
             }
-            Check::Fail(format!(
-                "Insufficient disk space on {mount}: {free} MiB free, need at least {need} MiB under archive_root \
-                 ({}). Free space before scraping.",
-                path(&self.archive_root)
-            ))
+            let line = format!(
+                "Insufficient disk space on {shown}: {free} MiB free, need at least {need} MiB under {} ({}). Free \
+                 space before scraping.",
+                folder.what,
+                path(&folder.path)
+            );
+            scarce.push(fail(line, format!("df -h {}", shell_path(mount))));
+        }
+        findings.extend(self.unreadable.iter().map(|why| fail(why, "df -h")));
+        findings.extend(scarce);
+        findings
+    }
+
+    pub(crate) fn inodes(&self) -> Vec<Finding> {
+        let check = |FileSystem { mount, available_inodes, .. }: &FileSystem| {
+            let left = available_inodes.filter(|left| *left < MIN_FREE_INODES)?;
+            let line = format!("no inodes left on {}: {left} free, so a scrape cannot create files", path(mount));
+            Some(fail(line, format!("df -i {}", shell_path(mount))))
         };
-        let checks = self.file_systems.iter().map(check);
-        let (mut checks, scarce): (Vec<Check>, Vec<Check>) = checks.partition(|check| matches!(check, Check::Ok(_)));
-        checks.extend(self.unreadable.iter().cloned().map(Check::Fail).chain(scarce));
-        checks
+        self.file_systems.iter().filter_map(check).collect()
     }
 
     /// The rows of `df -hP`.
     pub(crate) fn table(&self) -> String {
-        let row = |file_system: &FileSystem| {
-            let all = file_system.used_bytes.saturating_add(file_system.available_bytes);
-            let percent = (all > 0).then(|| (u128::from(file_system.used_bytes) * 100).div_ceil(u128::from(all)));
-            [
-                file_system.source.clone(),
-                human(file_system.total_bytes),
-                human(file_system.used_bytes),
-                human(file_system.available_bytes),
-                percent.map_or_else(|| "-".to_owned(), |percent| format!("{percent}%")),
-                path(&file_system.mount),
-            ]
+        let row = |FileSystem { source, mount, total_bytes, used_bytes, available_bytes, .. }: &FileSystem| {
+            let all = used_bytes.saturating_add(*available_bytes);
+            let percent = (all > 0).then(|| (u128::from(*used_bytes) * 100).div_ceil(u128::from(all)));
+            let percent = percent.map_or_else(|| "-".to_owned(), |percent| format!("{percent}%"));
+            let [total, used, available] = [total_bytes, used_bytes, available_bytes].map(|bytes| text::size(*bytes));
+            [printable(source), total, used, available, percent, path(mount)]
         };
         let header = ["Filesystem", "Size", "Used", "Avail", "Use%", "Mounted on"].map(str::to_owned);
         let rows: Vec<[String; 6]> = std::iter::once(header).chain(self.file_systems.iter().map(row)).collect();
@@ -108,63 +109,58 @@ impl Disk {
     }
 }
 
+/// Each file system once, and what could not be looked at.
+fn file_systems(folders: Vec<Folder>) -> (Vec<FileSystem>, Vec<String>) {
+    let (mut found, mut unreadable, mut seen) = (Vec::new(), Vec::new(), Vec::new());
+    for folder in folders {
+        let mut look = || {
+            let opened = openat(CWD, access::nearest(&folder.path), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            let device = fstat(&opened)?.st_dev;
+            if !seen.contains(&device) {
+                seen.push(device);
+                found.push(FileSystem::of(&opened, folder.clone())?);
+            }
+            Ok(())
+        };
+        if let Err(error) = look() {
+            let (what, shown, why) = (folder.what, path(&folder.path), plain(&error));
+            unreadable.push(format!("cannot determine the free space of {what} ({shown}): {why}"));
+        }
+    }
+    (found, unreadable)
+}
+
 impl FileSystem {
-    fn of(folder: &Path) -> io::Result<FileSystem> {
-        let folder = openat(CWD, folder, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let mount = mounts::find(&folder)?.mount;
-        let space = fstatvfs(&folder)?;
+    fn of(opened: &OwnedFd, folder: Folder) -> io::Result<FileSystem> {
+        let mount = mounts::find(opened)?.mount;
+        let space = fstatvfs(opened)?;
         let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
         Ok(FileSystem {
-            source: printable(mount.source.as_bytes()),
+            source: text::whole(&mount.source.to_string_lossy()),
             mount: mount.point,
             total_bytes: bytes(space.f_blocks),
             used_bytes: bytes(space.f_blocks.saturating_sub(space.f_bfree)),
             available_bytes: bytes(space.f_bavail),
-            device: (mount.major, mount.minor),
+            available_inodes: (space.f_files > 0).then_some(space.f_favail),
+            folder,
         })
-    }
-}
-
-/// A size as `df -h` has it: rounded up, with a decimal below 10.
-fn human(bytes: u64) -> String {
-    let in_unit = |power| (u128::from(bytes) * 10).div_ceil(1024u128.pow(power));
-    let (power, letter) = (1..).zip("KMGTP".chars()).find(|&(power, _)| in_unit(power) <= 10_230).unwrap_or((6, 'E'));
-    match in_unit(power) {
-        _ if bytes < 1024 => bytes.to_string(),
-        tenths @ ..100 => format!("{}.{}{letter}", tenths / 10, tenths % 10),
-        tenths => format!("{}{letter}", tenths.div_ceil(10)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handoff::check::problems;
 
-    #[test]
-    fn sizes_are_rounded_as_df_rounds_them() {
-        let cases = [
-            (0, "0"),
-            (1023, "1023"),
-            (1024, "1.0K"),
-            (1025, "1.1K"),
-            (10 << 10, "10K"),
-            ((10 << 10) - 1, "10K"),
-            ((10 << 10) + 1, "11K"),
-            ((1 << 20) - 1, "1.0M"),
-            (264_212_084 << 10, "252G"),
-            (12_334_524 << 10, "12G"),
-            (u64::MAX, "16E"),
-        ];
-        for (bytes, expected) in cases {
-            assert_eq!(human(bytes), expected, "{bytes}");
-        }
+    fn disk(folders: &[&str], need_mib: i64) -> Disk {
+        let folder = |path: &&str| Folder { what: "archive_root", path: path.into() };
+        Disk::look(folders.iter().map(folder).collect(), need_mib).unwrap()
     }
 
     #[test]
     fn one_file_system_is_one_row_and_columns_are_dfs() {
-        let disk = Disk::of(Path::new("/"), Path::new("/."), 1);
-        assert_eq!((disk.file_systems.len(), problems(&disk.checks())), (1, Vec::new()));
+        let disk = disk(&["/", "/."], 1);
+        assert_eq!(disk.file_systems.len(), 1);
+        assert!(disk.free().iter().chain(&disk.inodes()).all(|finding| !finding.has_failed()));
         let table = disk.table();
         let header = table.lines().next().unwrap();
         assert!(header.starts_with("Filesystem") && header.ends_with("Size  Used Avail Use% Mounted on"), "{table}");
@@ -172,13 +168,11 @@ mod tests {
     }
 
     #[test]
-    fn too_little_room_and_no_folder_are_problems_unless_unchecked() {
-        let look = |folder: &str, need_mib| problems(&Disk::of(Path::new(folder), Path::new("/"), need_mib).checks());
-        assert!(look("/", u64::MAX)[0].starts_with("Insufficient disk space on /: "));
-        assert_eq!(
-            look("/no/such", 1),
-            ["cannot determine the free space of archive_root (/no/such): no such file or directory"]
-        );
-        assert_eq!(look("/no/such", 0), [""; 0]);
+    fn too_little_room_is_a_failure_unless_unchecked() {
+        let line = |folder: &str, need_mib| disk(&[folder], need_mib).free()[0].text();
+        assert!(line("/", i64::MAX).starts_with("FAIL: Insufficient disk space on /: "));
+        assert!(line("/no/such", 1).starts_with("disk: / has "), "the nearest folder that exists counts");
+        assert!(line("/proc/version/x", 1).starts_with("FAIL: cannot determine the free space of archive_root"));
+        assert_eq!(line("/", -1), "disk: check skipped (DCE_MIN_FREE_MB=-1)\n");
     }
 }

@@ -1,55 +1,42 @@
 //! What `handoff` and `verify-ready` report: gathered, not yet rendered. Serialized, these are the JSON
 //! reports: within a schema, fields are only added.
 
-use crate::config::targets::ScrapeConfig;
-use crate::env::Env;
-use crate::handoff::archives::{self, Row};
-use crate::handoff::check::{self, Check};
+use crate::handoff::archives::Row;
+use crate::handoff::check::Check;
 use crate::handoff::disk::Disk;
-use crate::handoff::plan::Selection;
-use crate::handoff::{auth, compose};
+use crate::handoff::facts::Facts;
+use crate::handoff::plan::Asked;
 use crate::lock_status::report::LockReport;
-use crate::sys::signals::Signals;
-use crate::target::Resolved;
-use crate::text::printable;
+use crate::text;
 use crate::verdict::Verdict;
-use anyhow::{Context, bail};
 use serde::Serialize;
 use std::path::PathBuf;
 
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
-/// The beginning of every report, and the whole of `verify-ready --disk-only`.
+/// The beginning of every report, and the whole of one with only some checks.
 #[derive(Serialize)]
 pub(crate) struct Summary {
     schema: u32,
     pub(crate) ready: bool,
     #[serde(serialize_with = "crate::text::lossy")]
     pub(crate) config: PathBuf,
-    pub(crate) problems: Vec<String>,
-    pub(crate) disk: Disk,
-    /// The checks before the table of targets.
-    #[serde(skip)]
     pub(crate) checks: Vec<Check>,
 }
 
-/// The readiness checks.
 #[derive(Serialize)]
 pub(crate) struct Readiness<'a> {
     #[serde(flatten)]
     pub(crate) summary: Summary,
     pub(crate) archive_root: Option<String>,
-    notes: Vec<String>,
+    pub(crate) disk: &'a Disk,
     /// The compose program that was found.
-    compose: Option<String>,
+    compose: Option<&'a String>,
     /// Where a token was found.
-    auth: Option<String>,
-    pub(crate) targets: Vec<Row<'a>>,
-    #[serde(skip)]
-    pub(crate) scrape_config: &'a ScrapeConfig,
+    pub(crate) auth: Option<&'a String>,
+    pub(crate) targets: &'a [Row<'a>],
 }
 
-/// The whole handoff.
 #[derive(Serialize)]
 pub(crate) struct Handoff<'a> {
     #[serde(rename = "verdict")]
@@ -61,11 +48,8 @@ pub(crate) struct Handoff<'a> {
     #[serde(flatten)]
     pub(crate) ready: Readiness<'a>,
     pub(crate) lock: LockReport,
-    #[serde(skip)]
-    pub(crate) selection: Selection<'a>,
 }
 
-/// What a handoff comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Conclusion {
@@ -79,68 +63,73 @@ pub(crate) enum Conclusion {
 }
 
 impl Summary {
-    pub(crate) fn disk_only(resolved: &Resolved, config: &ScrapeConfig, env: &Env) -> anyhow::Result<Summary> {
-        let disk = Disk::look(resolved, env)?;
-        let mut checks = disk.checks();
-        checks.extend(config.problems.iter().cloned().map(Check::Fail));
-        Ok(Summary::new(resolved, disk, checks, &[]))
+    pub(crate) fn new(facts: &Facts, checks: Vec<Check>) -> Summary {
+        let ready = !checks.iter().any(|check| check.finding.has_failed());
+        Summary { schema: SCHEMA, ready, config: facts.resolved.source.path.clone(), checks }
     }
 
-    fn new(resolved: &Resolved, disk: Disk, checks: Vec<Check>, targets: &[Row]) -> Summary {
-        let mut problems = check::problems(&checks);
-        problems.extend(targets.iter().flat_map(|row| row.problems.iter().cloned()));
-        let config = resolved.source.path.clone();
-        Summary { schema: SCHEMA, ready: problems.is_empty(), config, problems, disk, checks }
+    pub(crate) fn problems(&self) -> impl Iterator<Item = &Check> {
+        self.checks.iter().filter(|check| check.finding.has_failed())
+    }
+
+    pub(crate) fn verdict(&self) -> Verdict {
+        if self.ready { Verdict::Yes } else { Verdict::No }
+    }
+
+    /// Whether there is something to scrape, and nothing wrong with where it goes.
+    pub(crate) fn has_ready_archives(&self) -> bool {
+        !self.problems().any(|check| check.id.starts_with("archive.") || check.id.starts_with("config."))
+    }
+}
+
+impl Conclusion {
+    pub(crate) fn verdict(self, require_free: bool) -> Verdict {
+        match self {
+            Conclusion::Held if require_free => Verdict::No,
+            Conclusion::Complete | Conclusion::Held => Verdict::Yes,
+            Conclusion::LockUnknown => Verdict::Unknown,
+            Conclusion::Failed => Verdict::No,
+        }
     }
 }
 
 impl<'a> Readiness<'a> {
-    pub(crate) fn gather(resolved: &Resolved, config: &'a ScrapeConfig, env: &Env) -> anyhow::Result<Readiness<'a>> {
-        let disk = Disk::look(resolved, env)?;
-        let cancel = Signals::catch_requests_to_end().context("cannot catch signals")?;
-        let mut checks = disk.checks();
-        let compose = compose::look(env, &cancel, &mut checks);
-        let auth = auth::look(env, &resolved.repo_root, &cancel, &mut checks);
-        checks.push(Check::Ok(format!("config: {}", crate::text::path(&resolved.source.path))));
-        checks.extend(config.problems.iter().cloned().map(Check::Fail));
-        checks.extend(config.notes.iter().cloned().map(Check::Note));
-        let targets = archives::look(config, env, &cancel);
-        if cancel.is_caught() {
-            bail!("interrupted");
-        }
+    pub(crate) fn gather(facts: &'a Facts<'a>, ignored: &[String]) -> anyhow::Result<Readiness<'a>> {
+        let summary = Summary::new(facts, facts.check(|_| true, ignored)?);
+        let root = facts.resolved.archive_root.as_ref();
         Ok(Readiness {
-            archive_root: resolved.archive_root.as_ref().map(|root| root.path.to_string_lossy().into_owned()),
-            notes: check::notes(&checks),
-            summary: Summary::new(resolved, disk, checks, &targets),
-            compose,
-            auth,
-            targets,
-            scrape_config: config,
+            summary,
+            archive_root: root.map(|root| text::whole(&root.path.to_string_lossy())),
+            disk: facts.disk()?,
+            compose: facts.compose().program.as_ref(),
+            auth: facts.auth().place.as_ref(),
+            targets: facts.rows()?,
         })
-    }
-
-    /// Whether there is something to scrape, and nothing wrong with where it goes.
-    pub(crate) fn are_archives_ready(&self) -> bool {
-        self.scrape_config.problems.is_empty() && self.targets.iter().all(|row| row.problems.is_empty())
     }
 }
 
 impl<'a> Handoff<'a> {
-    pub(crate) fn new(ready: Readiness<'a>, selection: Selection<'a>, lock: LockReport) -> Handoff<'a> {
+    pub(crate) fn new(facts: &'a Facts<'a>, ready: Readiness<'a>, mut lock: LockReport) -> Handoff<'a> {
         let conclusion = match lock.verdict() {
             _ if !ready.summary.ready => Conclusion::Failed,
             Verdict::Yes => Conclusion::Complete,
             Verdict::No => Conclusion::Held,
             Verdict::Unknown | Verdict::Code(_) => Conclusion::LockUnknown,
         };
+        if conclusion == Conclusion::Failed && lock.verdict() == Verdict::Yes {
+            lock.judgement.next = "correct what failed; the lock is free".to_owned();
+        }
+        let target = match facts.selection.asked {
+            Asked::Named(target) => Some(text::whole(&target.name)),
+            Asked::Enabled | Asked::Nothing => None,
+        };
         Handoff {
             conclusion,
             safe_to_scrape: conclusion == Conclusion::Complete,
-            target: selection.target.map(|target| printable(target.name.as_bytes())),
-            channels: selection.channels,
+            target,
+            channels: facts.selection.channels,
             ready,
             lock,
-            selection,
         }
     }
 }

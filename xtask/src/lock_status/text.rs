@@ -4,9 +4,8 @@ use crate::lock::judge::LockState;
 use crate::lock::sidecar::{Recorded, Writer};
 use crate::lock_status::report::LockReport;
 use crate::output::Paint;
-use crate::text::{count, path, printable};
+use crate::text::{duration, path, printable};
 use std::fmt::Write;
-use std::time::Duration;
 
 /// Maximum number of holders listed, a line each.
 const MAX_HOLDERS_SHOWN: usize = 20;
@@ -25,7 +24,7 @@ pub(crate) fn whole(report: &LockReport, paint: Paint) -> String {
         }
     }
     if let Some(age) = report.age() {
-        line("age", &in_words(age));
+        line("age", &duration(age));
     }
     let holders = &report.seen.walk.holders;
     for holder in holders.iter().take(MAX_HOLDERS_SHOWN) {
@@ -57,7 +56,7 @@ pub(crate) fn waiting_for(report: &LockReport) -> String {
         (_, Some(holder)) => format!(" by pid {} {}", holder.pid, holder.command),
         _ => String::new(),
     };
-    let age = report.age().map(|age| format!(" for {}", in_words(age))).unwrap_or_default();
+    let age = report.age().map(|age| format!(" for {}", duration(age))).unwrap_or_default();
     format!("waiting: held{holder}{age}: {}", path(&report.lock))
 }
 
@@ -68,7 +67,7 @@ fn state(report: &LockReport, paint: Paint) -> String {
         LockState::Stale(_) | LockState::Unknown(_) => 33,
         LockState::Held => 31,
     };
-    let shown = printable(state.to_string().as_bytes());
+    let shown = printable(state.to_string());
     if paint == Paint::Colour { format!("\x1b[{code}m{shown}\x1b[0m") } else { shown }
 }
 
@@ -82,34 +81,4 @@ pub(crate) fn holder(recorded: &Recorded) -> String {
     let started = recorded.started.as_ref().filter(|text| !text.0.is_empty());
     let started = started.map_or_else(|| "unknown".to_owned(), ToString::to_string);
     format!("pid {} ({running}, started {started})", recorded.pid)
-}
-
-/// The two largest units: `2 days 5 hours`, `1 minute`.
-fn in_words(age: Duration) -> String {
-    let seconds = usize::try_from(age.as_secs()).unwrap_or(usize::MAX);
-    let units = [
-        (seconds / 86_400, "day"),
-        (seconds / 3_600 % 24, "hour"),
-        (seconds / 60 % 60, "minute"),
-        (seconds % 60, "second"),
-    ];
-    let largest = units.iter().position(|&(number, _)| number > 0).unwrap_or(units.len() - 1);
-    let next = units.get(largest + 1).filter(|&&(number, _)| number > 0);
-    let words = |&(number, unit): &(usize, &str)| count(number, unit);
-    next.map_or_else(|| words(&units[largest]), |next| format!("{} {}", words(&units[largest]), words(next)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages_are_two_units_in_words() {
-        let said = |seconds| in_words(Duration::from_secs(seconds));
-        assert_eq!(said(0), "0 seconds");
-        assert_eq!(said(61), "1 minute 1 second");
-        assert_eq!(said(7200), "2 hours");
-        assert_eq!(said(7201), "2 hours");
-        assert_eq!(said(2 * 86_400 + 5 * 3_600 + 59), "2 days 5 hours");
-    }
 }

@@ -1,28 +1,41 @@
 //! `--bless`: rewrites a case's expectation in its file. Comments, layout and matching wildcards stay.
 
 use crate::smokes::case::{Case, Expect, TextExpect};
-use crate::smokes::expect::realigned;
+use crate::smokes::expect::{decoded, realigned};
 use crate::smokes::names::Names;
+use crate::smokes::readme;
 use crate::sys::child::{End, Finished};
 use std::ops::Range;
 
-/// The text of a case file that expects what came out.
-pub(crate) fn blessed(file: &str, case: &Case, finished: &Finished, names: &Names) -> anyhow::Result<String> {
+/// The text of a case file that expects what came out; None if that cannot be written.
+pub(crate) fn blessed(
+    file: &str,
+    case: &Case,
+    finished: &Finished,
+    names: &Names,
+    is_readme: bool,
+) -> anyhow::Result<Option<String>> {
     let Expect { exit, stdout, stderr, .. } = case.expect.get_ref();
     let mut changes: Vec<(Range<usize>, String)> = Vec::new();
     let code = if let End::Exited(status) = finished.end { status.code() } else { None };
     if let Some(code) = code.filter(|code| code != exit.get_ref()) {
+        if is_readme {
+            return Ok(None);
+        }
         changes.push((exit.span(), code.to_string()));
     }
     for (name, expect, bytes) in [("stdout", stdout, &finished.stdout), ("stderr", stderr, &finished.stderr)] {
-        let text = String::from_utf8_lossy(bytes);
-        if let Some(is) = &expect.is {
-            let pattern = realigned(&names.fill(is.get_ref())?, &text);
-            changes.push((is.span(), literal(&names.unfill(&pattern))));
-        } else if *expect == TextExpect::default() && !text.is_empty() {
-            // Nothing was expected so far: it goes after the exit code, into the same table.
-            let end = exit.span().end;
-            changes.push((end..end, format!("\n{name}.is = {}", literal(&names.unfill(&text)))));
+        let written = expect.is.as_ref().map(|is| &is.get_ref()[..]);
+        if written.is_none() && (*expect != TextExpect::default() || bytes.is_empty()) {
+            continue;
+        }
+        let Some(pattern) = realigned(written.unwrap_or_default(), &decoded(bytes), names)? else { return Ok(None) };
+        match &expect.is {
+            // Only an output is shown there.
+            Some(is) if is_readme => return Ok(Some(readme::with_output(file, is.span(), &pattern))),
+            _ if is_readme => return Ok(None),
+            Some(is) => changes.push((is.span(), literal(&pattern))),
+            None => changes.push(added(file, exit.span(), name, &pattern)),
         }
     }
     changes.sort_by_key(|(span, _)| span.start);
@@ -30,7 +43,24 @@ pub(crate) fn blessed(file: &str, case: &Case, finished: &Finished, names: &Name
     for (span, text) in changes.into_iter().rev() {
         blessed.replace_range(span, &text);
     }
-    Ok(blessed)
+    Ok(Some(blessed))
+}
+
+/// An expectation where there was none: it goes after the exit code, in the way that was written.
+fn added(file: &str, exit: Range<usize>, name: &str, pattern: &str) -> (Range<usize>, String) {
+    let before = &file[..exit.start];
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    let key = line.trim_end().trim_end_matches('=').trim_end();
+    let text = match key.trim_start() {
+        // Dotted keys: `expect.exit = 0`.
+        dotted if dotted.ends_with(".exit") => {
+            format!("\n{}.{name}.is = {}", dotted.trim_end_matches(".exit"), literal(pattern))
+        }
+        "exit" => format!("\n{name}.is = {}", literal(pattern)),
+        // An inline table is one line.
+        _ => format!(", {name}.is = {}", one_line(pattern)),
+    };
+    (exit.end..exit.end, text)
 }
 
 /// A text as TOML: between `'''` without escapes where possible (TOML 1.0, String).
@@ -39,6 +69,10 @@ fn literal(text: &str) -> String {
     if text.chars().all(is_plain) && !text.contains("'''") && !text.ends_with('\'') {
         return format!("'''\n{text}'''");
     }
+    one_line(text)
+}
+
+fn one_line(text: &str) -> String {
     // A JSON string is a basic string of TOML, except that TOML wants DEL escaped.
     serde_json::Value::from(text).to_string().replace('\x7f', "\\u007f")
 }
@@ -56,13 +90,27 @@ mod tests {
         let mut names = Names::default();
         names.set("ROOT", "/r");
         let end = End::Exited(ExitStatus::from_raw(2 << 8));
-        let finished = Finished { end, stdout: "a b\nnew /r/x\n".into(), stderr: "oh\n".into() };
+        let finished = Finished { end, stdout: "a b\nnew /r/x\n".into(), stderr: "oh\n".into(), is_cut: false };
         let expected = "# why\nargs = ['x'] # mine\n\n[expect]\nexit = 2\nstderr.is = '''\noh\n''' # zero\n\
                         stdout.is = '''\na [..]\nnew [ROOT]/x\n'''\n";
-        let result = blessed(file, &case, &finished, &names).unwrap();
+        let result = blessed(file, &case, &finished, &names, false).unwrap().unwrap();
         assert_eq!(result, expected);
-        let again = blessed(&result, &toml::from_str(&result).unwrap(), &finished, &names).unwrap();
-        assert_eq!(again, result, "a blessed case passes");
+        let again = blessed(&result, &toml::from_str(&result).unwrap(), &finished, &names, false).unwrap();
+        assert_eq!(again, Some(result), "a blessed case passes");
+    }
+
+    #[test]
+    fn every_form_of_table_is_added_to() {
+        let end = End::Exited(ExitStatus::from_raw(0));
+        let finished = Finished { end, stdout: "a\n".into(), stderr: Vec::new(), is_cut: false };
+        for file in
+            ["args = []\nexpect.exit = 0\n", "args = []\nexpect = { exit = 0 }\n", "args = []\n[expect]\n  exit = 0\n"]
+        {
+            let blessed =
+                blessed(file, &toml::from_str(file).unwrap(), &finished, &Names::default(), false).unwrap().unwrap();
+            let again: Case = toml::from_str(&blessed).unwrap_or_else(|error| panic!("{blessed}: {error}"));
+            assert_eq!(again.expect.get_ref().stdout.is.as_ref().unwrap().get_ref(), "a\n", "{blessed}");
+        }
     }
 
     #[test]

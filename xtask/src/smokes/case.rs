@@ -30,11 +30,26 @@ pub(crate) struct Case {
     /// Its `PATH` has only the stage's programs, which is not enough for scripts.
     #[serde(default)]
     pub(crate) bare_path: bool,
-    /// Why the shell original is expected to fail it.
-    pub(crate) original: Option<String>,
+    /// What the shell original does instead.
+    pub(crate) original: Option<Original>,
     #[serde(default)]
     pub(crate) stage: StagePlan,
     pub(crate) expect: Spanned<Expect>,
+}
+
+/// How the shell original differs from what a case expects.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Original {
+    /// Its exit code, if that differs.
+    pub(crate) exit: Option<i32>,
+    /// It does not end.
+    #[serde(default)]
+    pub(crate) hangs: bool,
+    /// A line of its output, with `[..]`, in place of what is expected.
+    pub(crate) line: Option<String>,
+    /// Why ours differs.
+    pub(crate) why: String,
 }
 
 /// A set-up that several cases share: a file in `fixtures/smokes/base`.
@@ -97,7 +112,7 @@ pub(crate) struct HeldPlan {
 }
 
 /// How a lock file disappears from its path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Unlinked {
     Deleted,

@@ -2,8 +2,9 @@
 
 use crate::config::Position;
 use crate::smokes::case::{Base, Case, DEFAULT_BASE, StagePlan, Text, stays_on_stage};
-use crate::smokes::expect::line_matches;
 use crate::smokes::names;
+use crate::smokes::pattern::Line;
+use crate::smokes::readme;
 use crate::smokes::smoke::{Kind, Smoke};
 use crate::sys::file::{self, Links};
 use crate::text::path;
@@ -15,19 +16,22 @@ use std::path::{Path, PathBuf};
 /// Maximum size of a case file.
 const CASE_MAX_BYTES: u64 = 1 << 20;
 
-/// All smokes, by name: the cases in the folder `cases` and the `*-smoke.sh` in `scripts`.
+/// All smokes, by name: the cases in `fixtures/smokes`, those in README.md, and the `*-smoke.sh` in `scripts/tests`. With
+/// `only`, just the one of that name.
 ///
 /// # Errors
 /// The mistakes of all files together.
-pub(crate) fn discover(cases: &Path, scripts: &Path) -> anyhow::Result<Vec<Smoke>> {
+pub(crate) fn discover(workspace: &Path, only: Option<&str>) -> anyhow::Result<Vec<Smoke>> {
+    let (cases, scripts) = (workspace.join("fixtures/smokes"), workspace.join("scripts/tests"));
     let (mut bases, mut smokes, mut mistakes) = (BTreeMap::new(), Vec::new(), Vec::new());
     let name_of = |file: &Path| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    for file in files(&cases.join("base"), ".toml")? {
+    for file in files(&cases.join("base"), ".toml", &[], &mut mistakes)? {
         let Ok((base, text)) = load::<Base>(&file).map_err(|mistake| mistakes.push(mistake)) else { continue };
         mistakes.extend(mistakes_in(&file, &text, &base.stage, base.stage.paths()));
         bases.insert(name_of(&file), base);
     }
-    for file in files(cases, ".toml")? {
+    let is_chosen = |file: &PathBuf| only.is_none_or(|only| name_of(file) == only);
+    for file in files(&cases, ".toml", &["base", "programs"], &mut mistakes)?.into_iter().filter(is_chosen) {
         let Ok((case, text)) = load::<Case>(&file).map_err(|mistake| mistakes.push(mistake)) else { continue };
         mistakes.extend(mistakes_in(&file, &text, &case.stage, case.paths()));
         let base = case.stage.base.as_ref();
@@ -40,8 +44,14 @@ pub(crate) fn discover(cases: &Path, scripts: &Path) -> anyhow::Result<Vec<Smoke
             mistakes.push(mistake(&file, &text, at, &what));
         }
     }
-    for file in if scripts.is_dir() { files(scripts, "-smoke.sh")? } else { Vec::new() } {
-        smokes.push(Smoke { name: name_of(&file), file, kind: Kind::Script });
+    let readme = workspace.join("README.md");
+    if readme.is_file() {
+        let is_chosen = |smoke: &Smoke| only.is_none_or(|only| smoke.name == only);
+        smokes.extend(readme::smokes(&readme, &bases)?.into_iter().filter(is_chosen));
+    }
+    if scripts.is_dir() {
+        let scripts = files(&scripts, "-smoke.sh", &[], &mut mistakes)?.into_iter().filter(is_chosen);
+        smokes.extend(scripts.map(|file| Smoke { name: name_of(&file), file, kind: Kind::Script }));
     }
     smokes.sort_by(|a, b| a.name.cmp(&b.name));
     for pair in smokes.windows(2).filter(|pair| pair[0].name == pair[1].name) {
@@ -56,11 +66,11 @@ pub(crate) fn chosen(smokes: Vec<Smoke>, filters: &[String]) -> anyhow::Result<V
         filters.iter().filter(|filter| smokes.iter().any(|smoke| smoke.name == **filter)).collect();
     let matches = |filter: &String, name: &str| match filter {
         whole if whole_names.contains(&whole) => whole == name,
-        glob if glob.contains('*') => line_matches(&glob.replace('*', "[..]"), name),
+        glob if glob.contains('*') => Line::Parts(glob.split('*').map(str::to_owned).collect()).matches(name),
         part => name.contains(&part[..]),
     };
     if let Some(filter) = filters.iter().find(|filter| !smokes.iter().any(|smoke| matches(filter, &smoke.name))) {
-        let shown = crate::text::printable(filter.as_bytes());
+        let shown = crate::text::printable(filter);
         bail!("no smoke matches `{shown}`\nhint: `cargo xtask smokes --list` lists them");
     }
     let is_chosen = |smoke: &Smoke| filters.is_empty() || filters.iter().any(|filter| matches(filter, &smoke.name));
@@ -94,13 +104,21 @@ fn mistake(file: &Path, text: &str, at: usize, what: &str) -> String {
     format!("{}:{line}:{column}: {what}\n", path(file))
 }
 
-fn files(folder: &Path, ending: &str) -> anyhow::Result<Vec<PathBuf>> {
+/// The files of a folder that end so. Anything else is a mistake, but for names that start with a dot, which are
+/// editors', and the folders that belong there.
+fn files(folder: &Path, ending: &str, folders: &[&str], mistakes: &mut Vec<String>) -> anyhow::Result<Vec<PathBuf>> {
     let cannot_read = || format!("cannot read the smokes in {}", path(folder));
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(cannot_read)? {
-        files.push(entry.with_context(cannot_read)?.path());
+        let entry = entry.with_context(cannot_read)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_file = entry.file_type().with_context(cannot_read)?.is_file();
+        if is_file && name.ends_with(ending) && !name.starts_with('.') {
+            files.push(entry.path());
+        } else if !name.starts_with('.') && (is_file || !folders.contains(&&name[..])) {
+            mistakes.push(format!("{}: it is no smoke: here are files that end in `{ending}`\n", path(&entry.path())));
+        }
     }
-    files.retain(|file| file.to_string_lossy().ends_with(ending));
     files.sort();
     Ok(files)
 }
@@ -112,13 +130,15 @@ mod tests {
     /// What is wrong with cases of these texts, without the folder they are in.
     fn mistakes(cases: &[(&str, &str)]) -> String {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("base")).unwrap();
-        std::fs::write(folder.path().join("base/default.toml"), "").unwrap();
+        let smokes = folder.path().join("fixtures/smokes");
+        std::fs::create_dir_all(smokes.join("base")).unwrap();
+        std::fs::write(smokes.join("base/default.toml"), "").unwrap();
         for (name, text) in cases {
-            std::fs::write(folder.path().join(name), text).unwrap();
+            std::fs::create_dir_all(smokes.join(name).parent().unwrap()).unwrap();
+            std::fs::write(smokes.join(name), text).unwrap();
         }
-        let error = discover(folder.path(), &folder.path().join("none")).err().unwrap().to_string();
-        error.replace(&format!("{}/", folder.path().display()), "")
+        let error = discover(folder.path(), None).err().unwrap().to_string();
+        error.replace(&format!("{}/", smokes.display()), "")
     }
 
     #[test]
@@ -161,5 +181,14 @@ mod tests {
         assert!(shown.contains("unknown variant `somebody`"), "{shown}");
         assert!(shown.contains("b.toml: ") && shown.contains("missing field `expect`"), "{shown}");
         assert!(shown.contains("c.toml: TOML parse error at line 2, column 8\n"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_no_smoke_is_a_mistake() {
+        let shown = mistakes(&[("a.tmol", ""), ("sub/b.toml", ""), (".a.toml.swp", ""), ("programs/x.sh", "")]);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines.len(), 3, "{shown}");
+        assert!(lines.contains(&"a.tmol: it is no smoke: here are files that end in `.toml`"), "{shown}");
+        assert!(lines.contains(&"sub: it is no smoke: here are files that end in `.toml`"), "{shown}");
     }
 }

@@ -1,17 +1,62 @@
-//! Compares what a program printed with what was expected.
+//! Compares what a program printed with what was expected, byte for byte and within bounds, whatever came out.
 
 use crate::smokes::case::TextExpect;
 use crate::smokes::names::Names;
-use crate::text::indented;
+use crate::smokes::pattern::{self, Line, lines};
+use crate::text::printable;
+use std::fmt::Write;
 
-/// Matches any part of one line.
-const ANY: &str = "[..]";
+/// Maximum number of lines that are shown of a text or of a difference.
+const MAX_LINES_SHOWN: usize = 200;
+
+/// Maximum number of lines, from the first that differs, in which a difference is looked for.
+const MAX_LINES_DIFFED: usize = 400;
 
 /// How lines start that this program adds to those of the shell originals.
 pub(crate) const ADDED: [&str; 5] = ["age: ", "open in: ", "waiting: ", "note: ", "next: "];
 
-/// As a line of its own, matches any number of lines.
-const ANY_LINES: &str = "...";
+/// Where invalid bytes are put, so that nothing but themselves matches them: private use, plane 16.
+const INVALID_BYTES: u32 = 0x0010_fe00;
+
+/// Output as text. A byte that is not UTF-8 becomes a character that nobody writes.
+pub(crate) fn decoded(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().filter_map(|byte| char::from_u32(INVALID_BYTES + u32::from(*byte))));
+    }
+    text
+}
+
+/// A line of output, safe to show.
+fn shown(line: &str) -> String {
+    let mut bytes = Vec::with_capacity(line.len());
+    for c in line.chars() {
+        match u8::try_from((c as u32).wrapping_sub(INVALID_BYTES)) {
+            Ok(byte) => bytes.push(byte),
+            Err(_) => bytes.extend(c.encode_utf8(&mut [0; 4]).bytes()),
+        }
+    }
+    // Such a line would be a command to GitHub, wherever in the line it is (workflow commands, version 1).
+    printable(&bytes).replace("##[", "##\\[")
+}
+
+/// The first lines of an output, safe to show: behind a bar, as no line of ours is, and no command to GitHub.
+pub(crate) fn excerpt(text: &str) -> String {
+    numbered(lines(text).map(|line| format!("  | {}", shown(line))))
+}
+
+fn numbered(lines: impl Iterator<Item = String>) -> String {
+    let mut lines = lines.peekable();
+    let mut text = String::new();
+    for line in lines.by_ref().take(MAX_LINES_SHOWN) {
+        text += &(line + "\n");
+    }
+    if lines.peek().is_some() {
+        _ = writeln!(text, "  … and {} more lines", lines.count());
+    }
+    text
+}
 
 /// What is wrong with `text`, which is called `name`. Expected lines that start like one of `not_asked` are
 /// left out.
@@ -26,35 +71,31 @@ pub(crate) fn check_text(
     let mut problems = Vec::new();
     let nothing = (*expect == TextExpect::default()).then_some("");
     if let Some(whole) = expect.is.as_ref().map(|is| &is.get_ref()[..]).or(nothing) {
-        let whole: String = names.fill(whole)?.split_inclusive('\n').filter(is_asked).collect();
-        let diff = difference(&whole, text);
-        problems.extend(diff.map(|diff| format!("{name} is not as expected (- expected, + got):\n{diff}")));
-    }
-    for pattern in expect.has.iter().filter(|line| is_asked(&&line[..])) {
-        let pattern = names.fill(pattern)?;
-        if !text.lines().any(|line| line_matches(&pattern, line)) {
-            problems.push(format!("{name} lacks the line `{pattern}`; it is:\n{}", indented("  ", text)));
+        let whole = Pattern::new(lines(whole).filter(is_asked), names)?;
+        if !pattern::matches(&whole.lines, text) {
+            let diff = whole.difference(text);
+            problems.push(format!("{name} is not as expected (- expected, + got):\n{diff}"));
         }
     }
-    for pattern in &expect.lacks {
-        let pattern = names.fill(pattern)?;
-        if let Some(line) = text.lines().find(|line| line_matches(&pattern, line)) {
-            problems.push(format!("{name} has the line `{line}`, which `{pattern}` forbids"));
+    for written in expect.has.iter().filter(|line| is_asked(&&line[..])) {
+        let line = pattern::line(written, names)?;
+        if !lines(text).any(|found| line.matches(found)) {
+            problems.push(format!("{name} lacks the line `{written}`; it is:\n{}", excerpt(text)));
+        }
+    }
+    for written in &expect.lacks {
+        let line = pattern::line(written, names)?;
+        if let Some(found) = lines(text).find(|found| line.matches(found)) {
+            problems.push(format!("{name} has the line `{}`, which `{written}` forbids", shown(found)));
         }
     }
     Ok(problems)
 }
 
-/// Whether `line` matches `pattern`, in which `[..]` matches anything.
-pub(crate) fn line_matches(pattern: &str, line: &str) -> bool {
-    let Some((first, mut patterns)) = pattern.split_once(ANY) else { return pattern == line };
-    let Some(mut rest) = line.strip_prefix(first) else { return false };
-    while let Some((part, after)) = patterns.split_once(ANY) {
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-        patterns = after;
-    }
-    rest.ends_with(patterns)
+/// A pattern as it was written and as it was read.
+struct Pattern<'a> {
+    written: Vec<&'a str>,
+    lines: Vec<Line>,
 }
 
 /// One step on the way from a pattern to a text: the next line of one of them, or of both where they match.
@@ -65,105 +106,141 @@ struct Step<'a> {
     is_wrong: bool,
 }
 
-/// A line diff if `text` does not match `pattern`.
-fn difference(pattern: &str, text: &str) -> Option<String> {
-    let steps = steps(pattern, text);
-    if !steps.iter().any(|step| step.is_wrong) {
-        let ends_alike = pattern.is_empty() || text.is_empty() || pattern.ends_with('\n') == text.ends_with('\n');
-        return (!ends_alike).then(|| "  (the last line's end differs)\n".to_owned());
+impl<'a> Pattern<'a> {
+    fn new(written: impl Iterator<Item = &'a str>, names: &Names) -> anyhow::Result<Pattern<'a>> {
+        let written: Vec<&str> = written.collect();
+        let lines = written.iter().map(|line| pattern::line(line, names)).collect::<anyhow::Result<Vec<Line>>>()?;
+        Ok(Pattern { written, lines })
     }
-    let shown = steps.iter().filter_map(|Step { pattern, line, is_wrong }| match (pattern, line) {
-        (Some(pattern), _) if *is_wrong => Some(format!("  - {pattern}\n")),
-        (_, line) => line.map(|line| format!("  {} {line}\n", if *is_wrong { '+' } else { ' ' })),
-    });
-    Some(shown.collect())
-}
 
-/// The pattern that matches `text` and is as close to `pattern` as possible: matching lines keep their
-/// wildcards.
-pub(crate) fn realigned(pattern: &str, text: &str) -> String {
-    let steps = steps(pattern, text).into_iter();
-    let lines = steps.filter_map(|Step { pattern, line, is_wrong }| if is_wrong { line } else { pattern });
-    lines.map(|line| format!("{line}\n")).collect()
-}
+    /// A line diff of a text that does not match.
+    fn difference(&self, text: &str) -> String {
+        let same = self.lines.iter().zip(lines(text)).take_while(|(line, found)| line.matches(found)).count();
+        let context = lines(text).take(same).map(|line| format!("    {}", shown(line)));
+        let found: Vec<&str> = lines(text).skip(same).take(MAX_LINES_DIFFED).collect();
+        let rest = lines(text).skip(same + found.len()).count();
+        let steps = self.steps(same, &found);
+        let step = |Step { pattern, line, is_wrong }: Step| match (pattern, line) {
+            (Some(pattern), _) if is_wrong => Some(format!("  - {}", shown(pattern))),
+            (_, line) => line.map(|line| format!("  {} {}", if is_wrong { '+' } else { ' ' }, shown(line))),
+        };
+        let undiffed = (rest > 0).then(|| format!("  … {rest} lines of the output were not compared"));
+        numbered(context.chain(steps.into_iter().filter_map(step)).chain(undiffed))
+    }
 
-/// The shortest way from `pattern` to `text`: with the fewest lines missing or extra.
-fn steps<'a>(pattern: &'a str, text: &'a str) -> Vec<Step<'a>> {
-    let (expected, got): (Vec<&str>, Vec<&str>) = (pattern.lines().collect(), text.lines().collect());
-    let matches = |e: usize, g: usize| expected[e] != ANY_LINES && line_matches(expected[e], got[g]);
-    // The length of the way from each pair of positions to the ends.
-    let mut costs = vec![vec![0; got.len() + 1]; expected.len() + 1];
-    costs[expected.len()] = (0..=got.len()).rev().collect();
-    for e in (0..expected.len()).rev() {
-        let cost = usize::from(expected[e] != ANY_LINES);
-        costs[e][got.len()] = costs[e + 1][got.len()] + cost;
-        for g in (0..got.len()).rev() {
-            let (same, other) = (costs[e + 1][g + 1], costs[e + 1][g].min(costs[e][g + 1]) + cost);
-            costs[e][g] = if matches(e, g) { same } else { other };
+    /// The shortest way from the lines behind the first `from` to `found`: with the fewest lines missing or extra.
+    fn steps<'s>(&'s self, from: usize, found: &[&'s str]) -> Vec<Step<'s>> {
+        let expected = &self.lines[from..][..(self.lines.len() - from).min(MAX_LINES_DIFFED)];
+        let matches = |e: usize, g: usize| expected[e].matches(found[g]);
+        // The length of the way from each pair of positions to the ends.
+        let mut costs = vec![vec![0; found.len() + 1]; expected.len() + 1];
+        costs[expected.len()] = (0..=found.len()).rev().collect();
+        for e in (0..expected.len()).rev() {
+            let cost = usize::from(expected[e] != Line::AnyLines);
+            costs[e][found.len()] = costs[e + 1][found.len()] + cost;
+            for g in (0..found.len()).rev() {
+                let (same, other) = (costs[e + 1][g + 1], costs[e + 1][g].min(costs[e][g + 1]) + cost);
+                costs[e][g] = if matches(e, g) { same } else { other };
+            }
         }
+        let mut steps = Vec::new();
+        let (mut e, mut g) = (0, 0);
+        while e < expected.len() || g < found.len() {
+            let is_same = e < expected.len() && g < found.len() && matches(e, g);
+            let is_pattern_next = g == found.len() || (e < expected.len() && costs[e + 1][g] <= costs[e][g + 1]);
+            let is_wrong = !is_same && expected.get(e) != Some(&Line::AnyLines);
+            let pattern = (is_same || is_pattern_next).then(|| self.written[from + e]);
+            let line = (is_same || !is_pattern_next).then(|| found[g]);
+            e += usize::from(pattern.is_some());
+            g += usize::from(line.is_some());
+            steps.push(Step { pattern, line, is_wrong });
+        }
+        steps
     }
-    let mut steps = Vec::new();
-    let (mut e, mut g) = (0, 0);
-    while e < expected.len() || g < got.len() {
-        let is_same = e < expected.len() && g < got.len() && matches(e, g);
-        let is_pattern_next = g == got.len() || (e < expected.len() && costs[e + 1][g] <= costs[e][g + 1]);
-        let is_wrong = !is_same && expected.get(e) != Some(&ANY_LINES);
-        let pattern = (is_same || is_pattern_next).then(|| expected[e]);
-        let line = (is_same || !is_pattern_next).then(|| got[g]);
-        e += usize::from(pattern.is_some());
-        g += usize::from(line.is_some());
-        steps.push(Step { pattern, line, is_wrong });
+}
+
+/// The pattern that matches `text` and is as close to `written` as possible: matching lines stay as they are. None
+/// if the text is too long for that, or does not end with a newline.
+pub(crate) fn realigned(written: &str, text: &str, names: &Names) -> anyhow::Result<Option<String>> {
+    let pattern = Pattern::new(lines(written), names)?;
+    let found: Vec<&str> = lines(text).take(MAX_LINES_DIFFED + 1).collect();
+    if found.len().max(pattern.lines.len()) > MAX_LINES_DIFFED || found.contains(&pattern::NO_NEWLINE) {
+        return Ok(None);
     }
-    steps
+    let line = |Step { pattern, line, is_wrong }: Step| match (pattern, line) {
+        (Some(pattern), _) if !is_wrong => Some(pattern.to_owned()),
+        (_, line) if is_wrong => line.map(|line| names.unfill(line)),
+        _ => None,
+    };
+    let steps = pattern.steps(0, &found);
+    Ok(Some(steps.into_iter().filter_map(line).map(|line| line + "\n").collect()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(toml: &str, not_asked: &[&str], text: &str) -> Vec<String> {
-        check_text("stdout", &toml::from_str(toml).unwrap(), &Names::default(), not_asked, text).unwrap()
+    fn check(toml: &str, not_asked: &[&str], text: &[u8]) -> Vec<String> {
+        check_text("stdout", &toml::from_str(toml).unwrap(), &Names::default(), not_asked, &decoded(text)).unwrap()
     }
 
     #[test]
     fn the_originals_are_not_asked_for_our_lines() {
         let ours = "is = \"state: x\\nage: 1\\nnext: y\\n\"\nhas = ['note: z', 'state: x']";
-        assert_eq!(check(ours, &ADDED, "state: x\n"), [""; 0]);
-        assert_eq!(check("has = ['note: z']", &ADDED, "state: x\n"), [""; 0]);
+        assert_eq!(check(ours, &ADDED, b"state: x\n"), [""; 0]);
+        assert_eq!(check("has = ['note: z']", &ADDED, b"state: x\n"), [""; 0]);
     }
 
     #[test]
     fn a_realigned_pattern_keeps_what_matched() {
-        assert_eq!(realigned("a[..]\n...\nold\nz\n", "abc\n1\n2\nnew\nz\n"), "a[..]\n...\nz\n");
-        assert_eq!(realigned("a[..]\nold\n", "abc\nnew\n"), "a[..]\nnew\n");
-        assert_eq!(realigned("", "x\n"), "x\n");
-        assert_eq!(realigned("...\nz\n", "z\n"), "...\nz\n");
+        let is = |written: &str, text: &str| realigned(written, text, &Names::default()).unwrap();
+        let cases = [
+            ("a[..]\n...\nold\nz\n", "abc\n1\n2\nnew\nz\n", "a[..]\n...\nz\n"),
+            ("a[..]\nold\n", "abc\nnew [..]\n", "a[..]\nnew [[]..]\n"),
+            ("", "x\n", "x\n"),
+            ("...\nz\n", "z\n", "...\nz\n"),
+        ];
+        for (written, text, expected) in cases {
+            assert_eq!(is(written, text).as_deref(), Some(expected), "{written}");
+        }
+        assert_eq!((is("a\n", "b"), is("", &"x\n".repeat(500))), (None, None));
     }
 
     #[test]
-    fn wildcards_match_any_part_of_a_line() {
-        for pattern in ["abc", "[..]", "a[..]", "[..]c", "a[..]c", "[..]b[..]", "abc[..]", "[..]a[..]b[..]c[..]"] {
-            assert!(line_matches(pattern, "abc"), "{pattern}");
-        }
-        for pattern in ["", "ab", "b[..]", "[..]b", "ab[..]bc", "a[..]x[..]c", "abcd[..]"] {
-            assert!(!line_matches(pattern, "abc"), "{pattern}");
-        }
+    fn differences_are_shown_line_by_line() {
+        let is = |written: &str, text: &str| {
+            Pattern::new(lines(written), &Names::default()).unwrap().difference(&decoded(text.as_bytes()))
+        };
+        assert_eq!(is("a\nb\nc\n", "a\nx\nc\n"), "    a\n  - b\n  + x\n    c\n");
+        assert_eq!(is("a\n", "a"), "    a\n  + \\ no newline at the end\n");
+        assert_eq!(is("", "x\r\n::error::x ##[error]\x1b[31m\n"), "  + x\\r\n  + ::error::x ##\\[error]\\x1b[31m\n");
+        assert!(is("a\n...\nb\n", "a\n1\n2\nc\n").contains("  - b\n"));
     }
 
     #[test]
-    fn whole_texts_are_compared_line_by_line() {
-        assert_eq!(difference("a\nb\n", "a\nb\n"), None);
-        assert_eq!(difference("a\n[..]\n...\nz\n", "a\nb\nc\nd\nz\n"), None);
-        assert_eq!(difference("...\n", ""), None);
-        assert_eq!(difference("a\n", "a"), Some("  (the last line's end differs)\n".into()));
-        assert_eq!(difference("a\nb\nc\n", "a\nx\nc\n"), Some("    a\n  - b\n  + x\n    c\n".into()));
-        assert_eq!(difference("", "x\n"), Some("  + x\n".into()));
-        assert!(difference("a\n...\nb\n", "a\n1\n2\nc\n").unwrap().contains("  - b\n"));
+    fn a_flood_is_shown_in_part() {
+        let flood = "y\n".repeat(4 << 20);
+        let problems = check("is = \"a\\n\"\nhas = ['z']", &[], flood.as_bytes());
+        assert!(
+            problems.len() == 2 && problems.iter().all(|problem| problem.lines().count() <= 202),
+            "{}",
+            problems[0]
+        );
+        assert!(problems[0].ends_with(" more lines\n") && problems[1].ends_with(" more lines\n"));
+    }
+
+    #[test]
+    fn an_invalid_byte_is_only_itself() {
+        let lacks = |pattern: &str| check(&format!("has = ['{pattern}']"), &[], b"a\xffb\n");
+        assert_eq!(lacks("a[..]b"), [""; 0]);
+        for pattern in ["a\u{fffd}b", "ab", r"a\xffb", "aÿb"] {
+            assert!(lacks(pattern)[0].ends_with("\n  | a\\xffb\n"), "{pattern}");
+        }
     }
 
     #[test]
     fn every_wrong_expectation_is_a_problem() {
-        let problems = |toml: &str| check(toml, &[], "one\ntwo\n").len();
+        let problems = |toml: &str| check(toml, &[], b"one\ntwo\n").len();
         assert_eq!(problems("is = \"one\\ntwo\\n\""), 0);
         assert_eq!(problems("is = \"one\\n\""), 1);
         assert_eq!(problems("has = ['two', 'o[..]']"), 0);
@@ -171,5 +248,6 @@ mod tests {
         assert_eq!(problems("lacks = ['three']"), 0);
         assert_eq!(problems("lacks = ['t[..]']"), 1);
         assert_eq!(problems(""), 1, "nothing expected means nothing may come");
+        assert_eq!(check("is = \"a\\n\"", &[], b"a\r\n").len(), 1, "CR is not LF");
     }
 }

@@ -19,43 +19,108 @@ impl Names {
         self.0.insert(name, value.to_string());
     }
 
-    /// `text` with every `[NAME]` replaced by its value.
-    pub(crate) fn fill(&self, text: &str) -> anyhow::Result<String> {
-        let mut filled = text.to_owned();
-        for (_, name) in used_in(text) {
-            let value = self.0.get(name).ok_or_else(|| anyhow!("`[{name}]` has no value here"))?;
-            filled = filled.replace(&format!("[{name}]"), value);
-        }
-        Ok(filled)
+    pub(crate) fn value(&self, name: &str) -> anyhow::Result<&str> {
+        self.0.get(name).map(|value| &value[..]).ok_or_else(|| anyhow!("`[{name}]` has no value here"))
     }
 
-    /// `text` with every value replaced by its `[NAME]`: undoes `fill`.
-    pub(crate) fn unfill(&self, text: &str) -> String {
+    /// `text` with every `[NAME]` replaced by its value, and every `[[]` by a bracket.
+    pub(crate) fn fill(&self, text: &str) -> anyhow::Result<String> {
+        let mut filled = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('[') {
+            filled += before;
+            rest = after;
+            match after.split_once(']') {
+                Some((name, after)) if is_name(name) => {
+                    filled += self.value(name)?;
+                    rest = after;
+                }
+                Some(("[", after)) => {
+                    filled.push('[');
+                    rest = after;
+                }
+                _ => filled.push('['),
+            }
+        }
+        Ok(filled + rest)
+    }
+
+    /// A line that a pattern matches, as a pattern: values that are whole words become their `[NAME]`.
+    pub(crate) fn unfill(&self, line: &str) -> String {
         let mut values: Vec<(&&str, &String)> = self.0.iter().collect();
         // If one value is part of another, the longer one is meant.
         values.sort_by_key(|(_, value)| std::cmp::Reverse(value.len()));
-        values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(*value, &format!("[{name}]")))
+        let mut unfilled = String::new();
+        let mut at = 0;
+        while let Some(c) = line[at..].chars().next() {
+            let found = values.iter().find(|(_, value)| is_value_at(line, at, value));
+            match found {
+                Some((name, value)) => {
+                    unfilled += &format!("[{name}]");
+                    at += value.len();
+                }
+                None => {
+                    let after = &line[at + c.len_utf8()..];
+                    let is_special =
+                        after.split_once(']').is_some_and(|(name, _)| matches!(name, ".." | "[") || is_name(name));
+                    match c {
+                        '[' if is_special => unfilled += "[[]",
+                        other => unfilled.push(other),
+                    }
+                    at += c.len_utf8();
+                }
+            }
+        }
+        unfilled
     }
 }
 
-/// The placeholders in a text, each with its position. A name consists of capital letters and `_`.
+/// Whether a value stands at a place of a line, as a whole word; a number only where it is called a pid.
+fn is_value_at(line: &str, at: usize, value: &str) -> bool {
+    let (before, rest) = line.split_at(at);
+    let Some(after) = rest.strip_prefix(value).filter(|_| !value.is_empty()) else { return false };
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+    let is_called_pid = before.trim_end_matches(|c: char| !is_word(c)).ends_with("pid");
+    !before.ends_with(is_word) && !after.starts_with(is_word) && (!is_number || is_called_pid)
+}
+
+/// Whether it may be a placeholder's name: capital letters and `_`.
+pub(crate) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+}
+
+/// The placeholders in a text, each with its position.
 pub(crate) fn used_in(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
     let opened = text.match_indices('[').filter_map(|(at, _)| Some((at, text[at + 1..].split_once(']')?.0)));
-    opened.filter(move |(_, name)| is_name(name))
+    opened.filter(|(_, name)| is_name(name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn names() -> Names {
+        let mut names = Names::default();
+        for (name, value) in [("ROOT", "/r"), ("PROGRAMS", "/r/p"), ("SMOKES_PID", "2")] {
+            names.set(name, value);
+        }
+        names
+    }
+
     #[test]
     fn names_are_filled_in_and_unknown_ones_refused() {
-        let mut names = Names::default();
-        names.set("ROOT", "/r");
-        assert_eq!(names.fill("[ROOT]/a [..] [] [x] [ROOT][").unwrap(), "/r/a [..] [] [x] /r[");
-        assert!(names.fill("[NOBODY]").is_err());
-        names.set("PROGRAMS", "/r/p");
-        assert_eq!(names.unfill("/r/p/x /r/y"), "[PROGRAMS]/x [ROOT]/y");
+        assert_eq!(names().fill("[ROOT]/a [..] [] [x] [ROOT][ [[]ROOT]").unwrap(), "/r/a [..] [] [x] /r[ [ROOT]");
+        assert!(names().fill("[NOBODY]").is_err());
+    }
+
+    #[test]
+    fn only_whole_values_become_placeholders() {
+        assert_eq!(names().unfill("/r/p/x /r/y a/root"), "[PROGRAMS]/x [ROOT]/y a/root");
+        assert_eq!(
+            names().unfill("pid 2 (12, 2 s) pid=2 pid 22"),
+            "pid [SMOKES_PID] (12, 2 s) pid=[SMOKES_PID] pid 22"
+        );
+        assert_eq!(names().unfill("[..] [x] [ROOT] é["), "[[]..] [x] [[]ROOT] é[");
     }
 }

@@ -1,10 +1,11 @@
 //! Prints a run of the smokes from its events. Nothing else prints during a run.
 
+use crate::cli::{self, Via};
 use crate::config::Position;
 use crate::env::Env;
 use crate::output;
 use crate::smokes::smoke::{Kind, Outcome, Smoke};
-use crate::text::indented;
+use crate::text::{indented, shell_word};
 use crate::verdict::Verdict;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -29,12 +30,13 @@ pub(crate) struct Reporter<'a> {
     is_watched: bool,
     /// The checkout, if GitHub shows marks on its files.
     annotated: Option<&'a Path>,
+    options: &'a cli::Smokes,
 }
 
 impl<'a> Reporter<'a> {
-    pub(crate) fn new(env: &Env, workspace: &'a Path, total: usize) -> Reporter<'a> {
-        let annotated = env.github.then_some(workspace);
-        Reporter { total, running: BTreeSet::new(), ended: Vec::new(), is_watched: output::is_watched(env), annotated }
+    pub(crate) fn new(options: &'a cli::Smokes, env: &Env, workspace: &'a Path, total: usize) -> Reporter<'a> {
+        let (annotated, is_watched) = (env.github.then_some(workspace), output::is_watched(env));
+        Reporter { total, running: BTreeSet::new(), ended: Vec::new(), is_watched, annotated, options }
     }
 
     /// Prints what happened.
@@ -63,7 +65,7 @@ impl<'a> Reporter<'a> {
             Outcome::Failed(problems) => {
                 let (took_ms, annotation) = (took.as_millis(), self.annotation(smoke, problems).unwrap_or_default());
                 let problems: String = problems.iter().map(|problem| indented("    ", problem)).collect();
-                let again = format!("again: cargo xtask smokes {name} --keep");
+                let again = format!("again: cargo xtask smokes {name} --keep{}", self.given());
                 format!("FAIL: {name} ({took_ms} ms)\n{problems}    {again}\n{annotation}")
             }
         };
@@ -78,8 +80,12 @@ impl<'a> Reporter<'a> {
     pub(crate) fn verdict(mut self) -> anyhow::Result<Verdict> {
         self.hide_status();
         let failed = self.count(|outcome| matches!(outcome, Outcome::Failed(_)));
+        let left_out = match self.total - self.ended.len() {
+            0 => String::new(),
+            left => format!(" {left} smoke(s) were not run."),
+        };
         if failed > 0 {
-            output::complain(&format!("ERROR: {failed} smoke(s) failed.\n"));
+            output::complain(&format!("ERROR: {failed} smoke(s) failed.{left_out}\n"));
             return Ok(Verdict::No);
         }
         let skipped = self.count(|outcome| matches!(outcome, Outcome::Skipped(_)));
@@ -117,14 +123,26 @@ impl<'a> Reporter<'a> {
         }
     }
 
+    /// The options that choose what is run.
+    fn given(&self) -> String {
+        let via = if self.options.via == Via::Scripts { " --via scripts" } else { "" };
+        let bin = self.options.bin.as_ref().map(|bin| format!(" --bin {}", shell_word(&bin.to_string_lossy())));
+        let flags =
+            [(self.options.include_container, " --include-container"), (self.options.include_vm, " --include-vm")];
+        let flags = flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).collect::<String>();
+        via.to_owned() + &bin.unwrap_or_default() + &flags
+    }
+
     /// A workflow command that marks the case's file on GitHub.
     fn annotation(&self, smoke: &Smoke, problems: &[String]) -> Option<String> {
         let line = match &smoke.kind {
             Kind::Case(case, text) => Position::of(text.as_bytes(), case.expect.span().start).line,
             Kind::Script => 1,
         };
-        let file = smoke.file.strip_prefix(self.annotated?).unwrap_or(&smoke.file).display();
-        let problems = problems.join("\n").replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
-        Some(format!("::error file={file},line={line},title=smoke {}::{problems}\n", smoke.name))
+        let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+        let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
+        let file = smoke.file.strip_prefix(self.annotated?).unwrap_or(&smoke.file).to_string_lossy();
+        let (file, title) = (property(&file), property(&format!("smoke {}", smoke.name)));
+        Some(format!("::error file={file},line={line},title={title}::{}\n", data(&problems.join("\n"))))
     }
 }

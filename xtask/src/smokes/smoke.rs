@@ -4,7 +4,9 @@ use crate::cli;
 use crate::env::Env;
 use crate::smokes::case::Case;
 use crate::sys::signals::Signals;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 pub(crate) struct Smoke {
     /// Its file's name without the ending.
@@ -20,7 +22,7 @@ pub(crate) enum Kind {
 }
 
 /// How a smoke ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Outcome {
     Passed,
     /// It failed, and its expectation was rewritten.
@@ -48,4 +50,6 @@ pub(crate) struct Setup<'a> {
     /// The checkout whose scripts are run.
     pub(crate) repo_root: PathBuf,
     pub(crate) cancel: &'a Signals,
+    /// The stages that nobody has removed.
+    pub(crate) left: Mutex<Vec<PathBuf>>,
 }

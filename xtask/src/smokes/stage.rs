@@ -1,72 +1,75 @@
-//! A case's stage: a fresh folder with everything that the case asks for, removed afterwards.
+//! A case's stage: a fresh folder with everything that the case asks for, removed afterwards. Nobody leaves it: every
+//! path is opened beneath it, and a link in a path is an error.
 
-use crate::smokes::case::{LockPlan, StagePlan};
-use crate::smokes::leak::Marked;
+use crate::smokes::case::{LockPlan, StagePlan, Unlinked};
 use crate::smokes::names::Names;
 use crate::smokes::smoke::Setup;
 use crate::sys::child;
-use crate::sys::file::{self, Links};
-use anyhow::Context;
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use crate::sys::file::{self, Links, plain};
+use anyhow::{Context, anyhow};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, mkdirat, mknodat, open, openat2};
+use rustix::fs::{renameat, symlinkat, unlinkat};
+use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
-use tempfile::TempDir;
 
 /// Maximum size of a file whose content a snapshot compares.
 const COMPARED_MAX_BYTES: u64 = 1 << 20;
 
+/// The folders that every stage has.
+const FOLDERS: [&str; 4] = ["archive", "bin", "home", "tmp"];
+
+/// Removed by [`Stage::close`], and on drop.
 pub(crate) struct Stage {
-    /// Its processes: first, so that they are ended before the folder is removed.
-    pub(crate) marked: Marked,
-    pub(crate) folder: TempDir,
     /// Without links, as programs print it.
     pub(crate) root: PathBuf,
     pub(crate) names: Names,
+    folder: OwnedFd,
+    is_kept: bool,
 }
 
 /// Everything on a stage, to see whether it changed: inode, mode, size, time of the last change, content.
 pub(crate) type Snapshot = BTreeMap<PathBuf, (u64, u32, u64, (i64, i64), Option<Vec<u8>>)>;
 
 impl Stage {
-    /// An empty stage.
-    pub(crate) fn new(programs: &Path) -> anyhow::Result<Stage> {
-        let folder = tempfile::Builder::new()
-            .prefix("xtask-smoke-")
-            .tempdir()
-            .context("cannot create a folder for the stage")?;
-        let root = folder.path().canonicalize().context("cannot find the stage's folder")?;
+    /// An empty stage in a new folder.
+    pub(crate) fn new(folder: &Path, programs: &Path) -> anyhow::Result<Stage> {
+        let cannot = || format!("cannot create a folder for the stage, {}", folder.display());
+        fs::DirBuilder::new().create(folder).with_context(cannot)?;
+        let root = folder.canonicalize().with_context(cannot)?;
         let mut names = Names::default();
         names.set("ROOT", root.display());
         names.set("PROGRAMS", programs.display());
         names.set("SMOKES_PID", std::process::id());
         names.set("NOW", humantime::format_rfc3339_seconds(SystemTime::now()));
-        Ok(Stage { marked: Marked::new(&root), folder, root, names })
+        let folder = open(&root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        Ok(Stage { folder: folder.with_context(cannot)?, root, names, is_kept: false })
     }
 
     /// Creates everything on the plan, except for a lock that is held.
     pub(crate) fn set(&self, plan: &StagePlan) -> anyhow::Result<()> {
-        let usual = ["archive", "bin", "home", "tmp"].into_iter();
-        for name in usual.chain(plan.folders.iter().map(|name| &name.get_ref()[..])) {
-            self.create(name, |path| fs::create_dir_all(path))?;
+        for name in FOLDERS.into_iter().chain(plan.folders.iter().map(|name| &name.get_ref()[..])) {
+            self.at(name, make_folder)?;
         }
         for (name, text) in &plan.files {
             self.write(name.get_ref(), text)?;
         }
         for (name, target) in &plan.links {
             let target = self.names.fill(target)?;
-            self.create(name.get_ref(), |path| symlink(&target, path))?;
+            self.at(name.get_ref(), |folder, name| symlinkat(&target, folder, name))?;
         }
         for name in &plan.fifos {
-            self.create(name.get_ref(), |path| Ok(mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0)?))?;
+            self.at(name.get_ref(), |folder, name| mknodat(folder, name, FileType::Fifo, Mode::RWXU, 0))?;
         }
         for (name, size) in &plan.holes {
-            self.create(name.get_ref(), |path| fs::File::create(path)?.set_len(*size))?;
+            self.at(name.get_ref(), |folder, name| Ok(File::from(create(folder, name)?).set_len(*size)))??;
         }
         if let Some(LockPlan::Unheld { at, sidecar }) = &plan.lock {
             self.write(at.get_ref(), "")?;
@@ -74,31 +77,71 @@ impl Stage {
                 self.write(&format!("{}.meta", at.get_ref()), sidecar)?;
             }
         }
-        for (name, mode) in &plan.modes {
-            self.create(name.get_ref(), |path| fs::set_permissions(path, fs::Permissions::from_mode(*mode)))?;
+        // The deepest first: a folder may be closed by its mode.
+        for (name, mode) in plan.modes.iter().rev() {
+            self.at(name.get_ref(), |folder, name| Ok(set_mode(folder, name, *mode)))?
+                .with_context(|| format!("cannot set the mode of {}", name.get_ref()))?;
         }
         Ok(())
-    }
-
-    /// Creates something on the stage, and its folder if needed.
-    pub(crate) fn create(&self, name: &str, create: impl FnOnce(&Path) -> io::Result<()>) -> anyhow::Result<()> {
-        let path = self.root.join(name);
-        let folder = path.parent().unwrap_or(&self.root);
-        fs::create_dir_all(folder)
-            .and_then(|()| create(&path))
-            .with_context(|| format!("cannot create {}", path.display()))
     }
 
     /// Writes a file, its placeholders filled in.
     pub(crate) fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
         let text = self.names.fill(text)?;
-        let mut options = fs::File::options();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        self.create(name, |path| options.open(path)?.write_all(text.as_bytes()))
+        let write = |folder: BorrowedFd, name: &OsStr| Ok(File::from(create(folder, name)?).write_all(text.as_bytes()));
+        self.at(name, write)?.with_context(|| format!("cannot write {name}"))
     }
 
-    /// A marked command in a clean environment: nothing of the caller's may change what comes out. With a `setup`
-    /// it finds the caller's programs too, and scripts find this one.
+    /// Links to a file elsewhere, in place of what is there.
+    pub(crate) fn link(&self, name: &str, to: &Path) -> anyhow::Result<()> {
+        self.at(name, |folder, name| {
+            _ = unlinkat(folder, name, AtFlags::empty());
+            symlinkat(to, folder, name)
+        })
+    }
+
+    /// Makes a lock file disappear from its path.
+    pub(crate) fn unlink(&self, lock: &str, how: Unlinked) -> anyhow::Result<()> {
+        self.at(lock, |folder, name| {
+            let with = |ending: &str| [name, OsStr::new(ending)].into_iter().collect::<std::ffi::OsString>();
+            match how {
+                Unlinked::Moved => renameat(folder, name, folder, with(".old")),
+                Unlinked::Deleted => unlinkat(folder, name, AtFlags::empty()),
+                Unlinked::DeletedWithSidecar => unlinkat(folder, name, AtFlags::empty())
+                    .and_then(|()| unlinkat(folder, with(".meta"), AtFlags::empty())),
+                Unlinked::Replaced => {
+                    unlinkat(folder, name, AtFlags::empty()).and_then(|()| create(folder, name).map(drop))
+                }
+            }
+        })
+    }
+
+    /// Does something to a name in a folder of the stage, which is created if needed.
+    pub(crate) fn at<T>(
+        &self,
+        path: &str,
+        act: impl FnOnce(BorrowedFd, &OsStr) -> rustix::io::Result<T>,
+    ) -> anyhow::Result<T> {
+        use std::os::fd::AsFd;
+        let cannot = |errno: Errno| match errno {
+            Errno::LOOP => anyhow!("cannot create {path} on the stage: a link is in its path"),
+            other => anyhow!("cannot create {path} on the stage: {}", plain(&other.into())),
+        };
+        let parts: Vec<&OsStr> = Path::new(path).iter().collect();
+        let Some((name, parents)) = parts.split_last() else { return Err(anyhow!("an empty path on the stage")) };
+        let mut folder: Option<OwnedFd> = None;
+        for parent in parents {
+            let above = folder.as_ref().map_or(self.folder.as_fd(), AsFd::as_fd);
+            make_folder(above, parent).map_err(cannot)?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            folder = Some(openat2(above, *parent, flags, Mode::empty(), beneath).map_err(cannot)?);
+        }
+        act(folder.as_ref().map_or(self.folder.as_fd(), AsFd::as_fd), name).map_err(cannot)
+    }
+
+    /// A command in a clean environment: nothing of the caller's may change what comes out. With a `setup` it finds the
+    /// caller's programs too, and scripts find this one.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>, setup: Option<&Setup>) -> Command {
         let mut search_path = self.root.join("bin").into_os_string();
         let mut command = child::command(program);
@@ -112,36 +155,103 @@ impl Stage {
         command.env("PATH", search_path);
         command.env("HOME", self.root.join("home")).env("TMPDIR", self.root.join("tmp"));
         command.envs([("LC_ALL", "C"), ("TZ", "UTC"), ("NO_COLOR", "1"), ("RUST_BACKTRACE", "0"), ("COLUMNS", "100")]);
-        self.marked.mark(&mut command);
         command
     }
 
-    /// What is on the stage now.
+    /// What is on the stage now, as far as its user can read it.
     pub(crate) fn snapshot(&self) -> io::Result<Snapshot> {
         let (mut snapshot, mut left) = (Snapshot::new(), vec![self.root.clone()]);
         while let Some(path) = left.pop() {
-            let stat = fs::symlink_metadata(&path)?;
+            let stat = match fs::symlink_metadata(&path) {
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => continue,
+                stat => stat?,
+            };
             if stat.is_dir() {
-                for entry in fs::read_dir(&path)? {
-                    left.push(entry?.path());
+                match fs::read_dir(&path) {
+                    Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+                    entries => {
+                        left.extend(entries?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>()?)
+                    }
                 }
             }
-            // None if it is too large, or not a regular file.
+            // None if it is too large, unreadable, or not a regular file.
             let content = file::read(&path, Links::Refuse, COMPARED_MAX_BYTES).ok();
             let modified = (stat.mtime(), stat.mtime_nsec());
             snapshot.insert(path, (stat.ino(), stat.mode(), stat.len(), modified, content));
         }
         Ok(snapshot)
     }
+
+    /// Leaves the folder where it is.
+    pub(crate) fn keep(mut self) -> PathBuf {
+        self.is_kept = true;
+        self.root.clone()
+    }
+
+    /// Removes the folder.
+    pub(crate) fn close(mut self) -> io::Result<()> {
+        self.is_kept = true;
+        remove(&self.root)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            _ = remove(&self.root);
+        }
+    }
+}
+
+/// Removes a stage, be it ever so closed; nothing is done if there is none.
+pub(crate) fn remove(root: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(root) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            open_up(root);
+            fs::remove_dir_all(root)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Makes every folder writable again. What fails is told by the removal that follows.
+fn open_up(folder: &Path) {
+    _ = fs::set_permissions(folder, Permissions::from_mode(0o700));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_up(&entry.path());
+        }
+    }
+}
+
+fn make_folder(above: BorrowedFd, name: &OsStr) -> rustix::io::Result<()> {
+    match mkdirat(above, name, Mode::from_raw_mode(0o777)) {
+        Err(Errno::EXIST) => Ok(()),
+        made => made,
+    }
+}
+
+/// Creates or empties a file.
+fn create(folder: BorrowedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat2(folder, name, flags, Mode::from_raw_mode(0o600), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
+}
+
+fn set_mode(folder: BorrowedFd, name: &OsStr, mode: u32) -> io::Result<()> {
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let found = openat2(folder, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), beneath)?;
+    // Through `/proc`, as fchmod(2) refuses such a descriptor.
+    fs::set_permissions(format!("/proc/self/fd/{}", found.as_raw_fd()), Permissions::from_mode(mode))
 }
 
 /// The differences between two snapshots, a line each.
 pub(crate) fn changes(before: &Snapshot, after: &Snapshot) -> Vec<String> {
     let paths: BTreeSet<&PathBuf> = before.keys().chain(after.keys()).collect();
     let change = |path: &PathBuf| match (before.get(path), after.get(path)) {
-        (Some(_), None) => Some(format!("removed {}", path.display())),
-        (None, _) => Some(format!("created {}", path.display())),
-        (before, now) => (before != now).then(|| format!("changed {}", path.display())),
+        (Some(_), None) => Some(format!("removed {}", crate::text::path(path))),
+        (None, _) => Some(format!("created {}", crate::text::path(path))),
+        (before, now) => (before != now).then(|| format!("changed {}", crate::text::path(path))),
     };
     paths.into_iter().filter_map(change).collect()
 }
@@ -150,9 +260,18 @@ pub(crate) fn changes(before: &Snapshot, after: &Snapshot) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn stage(folder: &Path) -> Stage {
+        Stage::new(&folder.join("stage"), Path::new("/")).unwrap()
+    }
+
+    fn plan(text: &str) -> StagePlan {
+        toml::from_str(text).unwrap()
+    }
+
     #[test]
     fn every_change_on_the_stage_is_seen() {
-        let stage = Stage::new(Path::new("/")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let stage = stage(folder.path());
         let before = stage.snapshot().unwrap();
         assert_eq!(changes(&before, &stage.snapshot().unwrap()), [""; 0]);
         stage.write("archive/new", "x").unwrap();
@@ -161,5 +280,34 @@ mod tests {
         let before = stage.snapshot().unwrap();
         stage.write("archive/new", "y").unwrap();
         assert_eq!(changes(&before, &stage.snapshot().unwrap()).len(), 1);
+    }
+
+    #[test]
+    fn nothing_leaves_the_stage_through_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("outside"), "mine").unwrap();
+        let stage = stage(folder.path());
+        stage.set(&plan("links = { 'up' = '..', 'file' = '../outside' }")).unwrap();
+        for escape in [
+            "modes = { 'file' = 0o777 }",
+            "modes = { 'up/outside' = 0o777 }",
+            "files = { 'up/new' = '' }",
+            "files = { 'file' = '' }",
+            "holes = { 'up/outside' = 9 }",
+        ] {
+            assert!(stage.set(&plan(escape)).is_err(), "{escape}");
+        }
+        assert_eq!(file::read(&folder.path().join("outside"), Links::Refuse, 9).unwrap(), b"mine");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_closed_stage_is_looked_at_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let stage = stage(folder.path());
+        stage.set(&plan("files = { 'a/b/c' = '' }\nmodes = { 'a' = 0, 'a/b' = 0 }")).unwrap();
+        assert!(stage.snapshot().is_ok());
+        stage.close().unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Finished {
     pub(crate) end: End,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
+    /// Some of the output was thrown away.
+    pub(crate) is_cut: bool,
 }
 
 /// A process group, killed on drop.
@@ -87,18 +89,36 @@ pub(crate) fn status_text(status: ExitStatus) -> String {
     }
 }
 
+/// A command that was started, with its own group and the pipes of its output.
+pub(crate) struct Running {
+    group: Group,
+    pipes: [Pipe; 2],
+}
+
 /// Runs a command to its end. After `timeout`, or when a signal of `cancel` is caught, its whole group gets
 /// SIGTERM and, if it does not end, SIGKILL.
 pub(crate) fn run(command: &mut Command, timeout: Duration, cancel: &Signals) -> io::Result<Finished> {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut group = Group::spawn(command)?;
-    let stdout = group.leader.stdout.take().map(OwnedFd::from);
-    let stderr = group.leader.stderr.take().map(OwnedFd::from);
-    let mut pipes = [Pipe::new(stdout)?, Pipe::new(stderr)?];
-    let forced = watch(&group, &mut pipes, Instant::now() + timeout, cancel)?;
-    let status = group.end()?;
-    let [stdout, stderr] = pipes.map(|pipe| pipe.output);
-    Ok(Finished { end: forced.unwrap_or(End::Exited(status)), stdout, stderr })
+    Running::start(command)?.finish(Instant::now() + timeout, cancel)
+}
+
+impl Running {
+    /// Starts a command. It is killed on drop.
+    pub(crate) fn start(command: &mut Command) -> io::Result<Running> {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut group = Group::spawn(command)?;
+        let stdout = group.leader.stdout.take().map(OwnedFd::from);
+        let stderr = group.leader.stderr.take().map(OwnedFd::from);
+        Ok(Running { group, pipes: [Pipe::new(stdout)?, Pipe::new(stderr)?] })
+    }
+
+    /// Waits for its end, as [`run`] does.
+    pub(crate) fn finish(mut self, until: Instant, cancel: &Signals) -> io::Result<Finished> {
+        let forced = watch(&self.group, &mut self.pipes, until, cancel)?;
+        let status = self.group.end()?;
+        let is_cut = self.pipes.iter().any(|pipe| pipe.is_cut);
+        let [stdout, stderr] = self.pipes.map(|pipe| pipe.output);
+        Ok(Finished { end: forced.unwrap_or(End::Exited(status)), stdout, stderr, is_cut })
+    }
 }
 
 /// Reads the pipes until the leader has ended. The result says why it was killed, if it was.
@@ -187,12 +207,13 @@ struct Pipe {
     /// None once the child's end is closed.
     open: Option<File>,
     output: Vec<u8>,
+    is_cut: bool,
 }
 
 impl Pipe {
     fn new(end: Option<OwnedFd>) -> io::Result<Pipe> {
         end.iter().try_for_each(|end| ioctl_fionbio(end, true))?;
-        Ok(Pipe { open: end.map(File::from), output: Vec::new() })
+        Ok(Pipe { open: end.map(File::from), output: Vec::new(), is_cut: false })
     }
 
     fn read_available(&mut self) -> io::Result<()> {
@@ -202,6 +223,7 @@ impl Pipe {
                 Ok(0) => self.open = None,
                 Ok(length) => {
                     let room = OUTPUT_MAX_BYTES.saturating_sub(self.output.len());
+                    self.is_cut |= length > room;
                     self.output.extend_from_slice(&piece[..length.min(room)]);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),

@@ -6,10 +6,12 @@
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
+use std::ffi::CStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -47,6 +49,12 @@ impl fmt::Display for ReadError {
 
 impl std::error::Error for ReadError {}
 
+impl ReadError {
+    fn of(errno: Errno) -> ReadError {
+        if errno == Errno::NOENT { ReadError::Missing } else { ReadError::Io(errno.into()) }
+    }
+}
+
 /// The whole of a regular file that holds at most `max_bytes`.
 pub(crate) fn read(path: &Path, links: Links, max_bytes: u64) -> Result<Vec<u8>, ReadError> {
     let file = open_regular(path, links)?;
@@ -59,6 +67,41 @@ pub(crate) fn read(path: &Path, links: Links, max_bytes: u64) -> Result<Vec<u8>,
 /// At most the first `max_bytes` of a regular file.
 pub(crate) fn read_start(path: &Path, links: Links, max_bytes: u64) -> Result<Vec<u8>, ReadError> {
     Ok(read_up_to(&open_regular(path, links)?, max_bytes)?.0)
+}
+
+/// The two ends of a file.
+pub(crate) struct Ends {
+    pub(crate) start: Vec<u8>,
+    /// None if the start is the whole file.
+    pub(crate) end: Option<Vec<u8>>,
+}
+
+/// The first and the last `piece` bytes of a file, or the whole of one that is no longer than both.
+pub(crate) fn ends(file: &File, piece: usize) -> io::Result<Ends> {
+    let length = file.metadata()?.len();
+    if length <= 2 * piece as u64 {
+        return Ok(Ends { start: read_at(file, 0, 2 * piece)?, end: None });
+    }
+    Ok(Ends { start: read_at(file, 0, piece)?, end: Some(read_at(file, length - piece as u64, piece)?) })
+}
+
+fn read_at(file: &File, offset: u64, max_bytes: usize) -> io::Result<Vec<u8>> {
+    let (mut bytes, mut length) = (vec![0; max_bytes], 0);
+    while let more @ 1.. = file.read_at(&mut bytes[length..], offset + length as u64)? {
+        length += more;
+    }
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+/// Opens a file in an open folder; what is no regular file by then is refused, as is a link.
+pub(crate) fn open_in(folder: impl AsFd, name: &CStr) -> Result<File, ReadError> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = openat(folder, name, flags, Mode::empty()).map_err(ReadError::of)?;
+    match irregular(&file).map_err(ReadError::Io)? {
+        Some(kind) => Err(ReadError::NotAFile(kind)),
+        None => Ok(file.into()),
+    }
 }
 
 /// At most `max_bytes` of a file that neither blocks nor tells its size, as in `/proc`.
@@ -79,11 +122,11 @@ fn read_up_to(file: &File, max_bytes: u64) -> Result<(Vec<u8>, bool), ReadError>
     Ok((bytes, is_cut))
 }
 
-fn open_regular(path: &Path, links: Links) -> Result<File, ReadError> {
+/// Opens a regular file for reading.
+pub(crate) fn open_regular(path: &Path, links: Links) -> Result<File, ReadError> {
     let flags = if links == Links::Refuse { OFlags::NOFOLLOW } else { OFlags::empty() };
     let found = openat(CWD, path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-    let found =
-        found.map_err(|errno| if errno == Errno::NOENT { ReadError::Missing } else { ReadError::Io(errno.into()) })?;
+    let found = found.map_err(ReadError::of)?;
     match irregular(&found).map_err(ReadError::Io)? {
         Some(kind) => Err(ReadError::NotAFile(kind)),
         None => reopen(&found).map_err(ReadError::Io),

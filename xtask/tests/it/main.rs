@@ -11,6 +11,8 @@ mod crash;
 mod findings;
 mod mutants;
 mod places;
+mod readiness;
+mod runner;
 mod sandbox;
 mod untouched;
 
@@ -40,7 +42,10 @@ fn main() -> ExitCode {
         // Decided while listing: some runners report what is ignored at run time as passed.
         Trial::test(name, passes).with_ignored_flag(obstacle.is_some())
     };
-    let tests = tests().into_iter().chain(findings::CASES.concat()).map(trial);
+    let tests = tests()
+        .into_iter()
+        .chain([findings::CASES.concat(), readiness::CASES.to_vec(), runner::CASES.to_vec()].concat())
+        .map(trial);
     libtest_mimic::run(&arguments, tests.collect()).exit_code()
 }
 

@@ -6,6 +6,7 @@ use super::{
     script,
 };
 use crate::places::can_inspect_all;
+use crate::readiness::{MOUNT_SILENT, no_fuse};
 use crate::sandbox::{command, obstacle};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -26,12 +27,6 @@ const IN_TIME: &str = "timeout -s KILL 15";
 /// How long a look may take beside very many locks or descriptors.
 const MAX_LOOK: Duration = Duration::from_secs(5);
 
-/// A file system whose daemon has not even said hello.
-const MOUNT_SILENT: &str = r#"
-exec 7<>/dev/fuse
-mount -i -t fuse -o fd=7,rootmode=40000,user_id=0,group_id=0 silent "$ROOT/archive"
-"#;
-
 /// A file system with a daemon, $daemon, that answers until it is stopped.
 const MOUNT_BINDFS: &str = r#"
 mkdir "$ROOT/real"
@@ -50,10 +45,6 @@ stop() {
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn no_fuse() -> Option<String> {
-    obstacle(MOUNTS, MOUNT_SILENT)
 }
 
 fn no_bindfs() -> Option<String> {

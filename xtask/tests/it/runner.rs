@@ -1,0 +1,303 @@
+//! The smokes' runner itself: it is not fooled, not flooded, and leaves nothing behind.
+
+use crate::findings::Case;
+use crate::sandbox::{command, obstacle};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use tempfile::TempDir;
+
+pub(crate) const CASES: &[Case] = &[
+    ("smokes_are_not_fooled", none, not_fooled),
+    ("smokes_are_not_flooded", none, not_flooded),
+    ("a_smoke_that_cannot_leave_its_stage", none, stays_on_stage),
+    ("no_process_outlives_its_smoke", no_setsid, no_process_outlives),
+    ("a_missing_tool_fails_ci", none, missing_tool),
+    ("smokes_end_cleanly_when_killed", none, killed),
+    ("smokes_end_cleanly_when_a_smokes_process_is_killed", none, part_killed),
+    ("smokes_end_cleanly_when_interrupted", none, interrupted),
+    ("keep_bless_repeat_and_fail_fast", none, options),
+    ("readme_examples_are_smokes", none, readme),
+    ("what_a_program_prints_is_no_command_to_github", none, annotations),
+];
+
+fn none() -> Option<String> {
+    None
+}
+
+fn no_setsid() -> Option<String> {
+    obstacle(&[], "env -i setsid -w true")
+}
+
+/// A checkout with nothing but these cases, and a program under test that runs its first argument in a shell.
+struct Checkout {
+    folder: TempDir,
+}
+
+impl Checkout {
+    fn new(cases: &[(&str, &str)]) -> Checkout {
+        let checkout = Checkout { folder: tempfile::tempdir().unwrap() };
+        for (file, text) in [
+            ("fixtures/smokes/base/default.toml", ""),
+            ("fixtures/smokes/programs/flock.sh", "#!/bin/sh\nread -r x\n"),
+            ("shell", "#!/bin/sh\nPATH=/usr/bin:/bin\neval \"$1\"\n"),
+            ("tmp/none", ""),
+            ("out/none", ""),
+        ] {
+            checkout.write(file, text);
+        }
+        std::fs::remove_file(checkout.at("tmp/none")).unwrap();
+        for (name, text) in cases {
+            checkout.write(&format!("fixtures/smokes/{name}.toml"), text);
+        }
+        std::fs::set_permissions(checkout.at("shell"), PermissionsExt::from_mode(0o755)).unwrap();
+        checkout
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::create_dir_all(self.at(name).parent().unwrap()).unwrap();
+        std::fs::write(self.at(name), text.replace("$OUT", &self.at("out").display().to_string())).unwrap();
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.at(name)).unwrap()
+    }
+
+    fn smokes(&self, options: &[&str]) -> Command {
+        let mut smokes = command(env!("CARGO_BIN_EXE_xtask"));
+        smokes.arg("smokes").args(options).env("XTASK_WORKSPACE", self.folder.path()).env("TMPDIR", self.at("tmp"));
+        for name in ["CI", "GITHUB_ACTIONS", "XTASK_ALLOW_SKIP"] {
+            smokes.env_remove(name);
+        }
+        smokes
+    }
+
+    /// With the shell as the program under test.
+    fn shell(&self, options: &[&str]) -> Output {
+        self.smokes(options).arg("--bin").arg(self.at("shell")).output().unwrap()
+    }
+
+    #[track_caller]
+    fn assert_nothing_left(&self) {
+        let left: Vec<PathBuf> =
+            std::fs::read_dir(self.at("tmp")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+/// A case that runs a script and expects this.
+fn case(script: &str, expect: &str) -> String {
+    format!("args = ['''{script}''']\n[expect]\nexit = 0\n{expect}\n")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
+#[track_caller]
+fn assert_fails(script: &str, expect: &str, because: &str) {
+    let checkout = Checkout::new(&[("case", &case(script, expect))]);
+    let output = checkout.shell(&[]);
+    assert!(output.status.code() == Some(1) && text(&output).contains(because), "{because}: {}", text(&output));
+    checkout.assert_nothing_left();
+}
+
+fn not_fooled() {
+    assert_fails(r"printf 'a\r\nb\r\n'", r#"stdout.is = "a\nb\n""#, r"  + a\r");
+    assert_fails(r"printf 'a\rb\n'", r#"stdout.has = ["b"]"#, "lacks the line `b`");
+    assert_fails(r"printf 'a\377\n'", "stdout.is = \"a\u{fffd}\\n\"", r"  + a\xff");
+    assert_fails("echo '[x'; echo '[..]'", r#"stdout.is = "[x\n[[]x]\n""#, "  + [..]");
+    assert_fails("echo x >archive/new", "", "the stage was changed");
+    assert_fails("true", "absent = ['archive']", "archive still exists");
+    let flood = "head -c 9000000 /dev/zero | tr '\\0' x; echo; echo secret";
+    assert_fails(flood, "stdout.lacks = ['secret']", "it printed more than 8 MiB");
+}
+
+fn not_flooded() {
+    let checkout = Checkout::new(&[("case", &case("yes '' | head -c 8000000", r#"stdout.is = "x\n""#))]);
+    let started = std::time::Instant::now();
+    let output = checkout.shell(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).lines().count() < 250, "{}", text(&output).lines().count());
+    assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
+}
+
+fn stays_on_stage() {
+    let checkout = Checkout::new(&[(
+        "case",
+        "args = ['true']\n[stage]\nlinks = { 'file' = '$OUT/none' }\nmodes = { 'file' = 0o777 }\n[expect]\nexit = 0\n",
+    )]);
+    let output = checkout.shell(&[]);
+    assert!(output.status.code() == Some(1) && text(&output).contains("(os error 40)"), "{}", text(&output));
+    assert_eq!(std::fs::read_dir(checkout.at("out")).unwrap().count(), 1);
+    let closed =
+        "args = ['true']\n[stage]\nfiles = { 'archive/a/b' = '' }\nmodes = { 'archive/a' = 0 }\n[expect]\nexit = 0\n";
+    let checkout = Checkout::new(&[("case", closed)]);
+    let output = checkout.shell(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    checkout.assert_nothing_left();
+}
+
+fn no_process_outlives() {
+    let daemon = "mkfifo tmp/f; env -i setsid sh -c 'echo >tmp/f; exec sleep 1000' >/dev/null 2>&1 & read -r x <tmp/f
+        (setsid sh -c 'echo >tmp/f; exec sleep 1000' >/dev/null 2>&1 &); read -r x <tmp/f; rm tmp/f";
+    let checkout = Checkout::new(&[("case", &case(daemon, "writes = true")), ("other", &case("true", ""))]);
+    let output = checkout.shell(&["--jobs", "2"]);
+    let said = text(&output);
+    assert_eq!(said.matches("it left process ").count(), 2, "{said}");
+    assert!(said.contains("FAIL: case") && !said.contains("FAIL: other") && said.contains("(sleep) running"), "{said}");
+    for pid in said.split("it left process ").skip(1).map(|rest| rest.split(' ').next().unwrap()) {
+        assert!(!Path::new("/proc").join(pid).exists(), "{said}");
+    }
+    // Of scripts too.
+    checkout.write("scripts/tests/x-smoke.sh", &format!("cd $HOME/..; {daemon}"));
+    let output = checkout.smokes(&["x-smoke"]).output().unwrap();
+    assert!(text(&output).contains("it left process "), "{}", text(&output));
+}
+
+fn missing_tool() {
+    let held = "args = ['true']\nstage.lock.held.by = 'flock'\n[expect]\nexit = 0\n";
+    let checkout = Checkout::new(&[("held", held), ("other", &case("true", ""))]);
+    let run = |ci: &str, options: &[&str]| {
+        let mut smokes = checkout.smokes(options);
+        smokes.arg("--bin").arg(checkout.at("shell")).env("PATH", checkout.at("out")).env("CI", ci).output().unwrap()
+    };
+    let skipped = text(&run("", &[]));
+    assert!(skipped.contains("SKIP: held (no `flock` on PATH)\n") && skipped.contains("All 1 smoke(s)"), "{skipped}");
+    let failed = run("1", &[]);
+    assert!(failed.status.code() == Some(1) && text(&failed).contains("--allow-skip held"), "{}", text(&failed));
+    assert!(run("1", &["--allow-skip", "held"]).status.success());
+}
+
+/// Starts a run of a case whose program never ends, and waits until that runs.
+fn start_hanging(checkout: &Checkout) -> (Child, Vec<u32>) {
+    let mut fifo = command("mkfifo");
+    assert!(fifo.arg(checkout.at("out/pids")).status().unwrap().success());
+    let mut smokes = checkout.smokes(&[]);
+    let run =
+        smokes.arg("--bin").arg(checkout.at("shell")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut said = BufReader::new(std::fs::File::open(checkout.at("out/pids")).unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    (run, line.split_whitespace().map(|pid| pid.parse().unwrap()).collect())
+}
+
+/// A program that leaves its group, its parent and its environment, says which processes it has, and never ends.
+fn hanging() -> Checkout {
+    let script = "trap '' TERM; env -i setsid sleep 1000 >/dev/null 2>&1 & x=$!; sleep 1000 & echo $PPID $$ $x $! >$OUT/pids; wait";
+    Checkout::new(&[("case", &case(script, ""))])
+}
+
+#[track_caller]
+fn assert_all_end(checkout: &Checkout, pids: &[u32]) {
+    let is_over = || {
+        let running = pids.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists());
+        !running && std::fs::read_dir(checkout.at("tmp")).unwrap().next().is_none()
+    };
+    let started = std::time::Instant::now();
+    while !is_over() {
+        assert!(started.elapsed().as_secs() < 30, "{pids:?} still run, or a stage is left");
+        std::thread::yield_now();
+    }
+}
+
+/// Their own processes see that nobody is there any more.
+fn killed() {
+    let checkout = hanging();
+    let (mut run, pids) = start_hanging(&checkout);
+    run.kill().unwrap();
+    run.wait().unwrap();
+    assert_all_end(&checkout, &pids);
+}
+
+/// The runner cleans up behind it.
+fn part_killed() {
+    let checkout = hanging();
+    let (mut run, pids) = start_hanging(&checkout);
+    assert!(command("kill").arg("-KILL").arg(pids[0].to_string()).status().unwrap().success());
+    assert_eq!(run.wait().unwrap().code(), Some(1));
+    assert_all_end(&checkout, &pids);
+}
+
+fn interrupted() {
+    for signal in ["-INT", "-TERM", "-HUP"] {
+        let checkout = hanging();
+        let (mut run, pids) = start_hanging(&checkout);
+        assert!(command("kill").arg(signal).arg(run.id().to_string()).status().unwrap().success());
+        assert_eq!(run.wait().unwrap().code(), Some(2), "{signal}");
+        assert_all_end(&checkout, &pids);
+    }
+}
+
+fn options() {
+    let checkout = Checkout::new(&[
+        ("a", &case("echo new", "stdout.is = \"old\\n\"")),
+        ("b", &case("echo pid $$; echo 2 s", "stdout.has = ['x']")),
+        ("c", &case("true", "")),
+    ]);
+    let output = checkout.shell(&["--fail-fast", "--jobs", "1"]);
+    assert!(text(&output).contains("ERROR: 1 smoke(s) failed. 2 smoke(s) were not run.\n"), "{}", text(&output));
+    assert!(text(&output).contains("again: cargo xtask smokes a --keep --bin "), "{}", text(&output));
+
+    let said = text(&checkout.shell(&["a", "--keep"]));
+    let kept = said.lines().find_map(|line| line.split_once("its stage is kept: ")).unwrap().1;
+    assert!(Path::new(kept).join("archive").is_dir(), "{said}");
+    std::fs::remove_dir_all(kept).unwrap();
+
+    let flaky = "[ -e $OUT/once ] || { echo >$OUT/once; exit 1; }";
+    checkout.write("fixtures/smokes/d.toml", &case(flaky, ""));
+    let output = checkout.shell(&["d", "c", "--repeat", "5"]);
+    assert!(text(&output).contains("flaky: it failed in 1 of 5 runs"), "{}", text(&output));
+    assert!(text(&output).contains("ERROR: 1 smoke(s) failed.\n"), "{}", text(&output));
+
+    // Blessing tests this very program.
+    checkout.write("fixtures/smokes/v.toml", "args = ['--version']\nexpect.exit = 1\n");
+    let output = checkout.smokes(&["v", "--bless"]).output().unwrap();
+    assert!(output.status.success() && text(&output).contains("BLESSED: v"), "{}", text(&output));
+    let version = format!("'''\ncargo xtask {}\n'''", env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        checkout.read("fixtures/smokes/v.toml"),
+        format!("args = ['--version']\nexpect.exit = 0\nexpect.stdout.is = {version}\n")
+    );
+    checkout.write("fixtures/smokes/v.toml", "args = ['--version']\n[expect]\nexit = 0\nstdout.has = ['x']\n");
+    let output = checkout.smokes(&["v", "--bless"]).output().unwrap();
+    assert!(text(&output).contains("--bless cannot rewrite it"), "{}", text(&output));
+    checkout.assert_nothing_left();
+}
+
+fn readme() {
+    let checkout = Checkout::new(&[]);
+    checkout.write("fixtures/demo/scrape-targets.json", r#"{ "archive_root": "archive" }"#);
+    let readme = |shown: &str| {
+        format!(
+            "# x\n\n```console first-answer\n$ cargo xtask lock-status --config fixtures/demo/scrape-targets.json\n{shown}```\n\nend\n"
+        )
+    };
+    checkout.write("README.md", &readme("state: old\n"));
+    let output = checkout.smokes(&[]).output().unwrap();
+    assert!(
+        text(&output).contains("FAIL: first-answer") && text(&output).contains("- state: old"),
+        "{}",
+        text(&output)
+    );
+    assert!(checkout.smokes(&["--bless"]).status().unwrap().success());
+    assert!(checkout.smokes(&[]).status().unwrap().success());
+    let said = checkout.read("README.md");
+    assert!(said.contains("\nlock: /home/you/clone/fixtures/demo/archive/.dce-scrape.lock\nstate: free"), "{said}");
+    assert!(said.starts_with("# x\n\n```console first-answer\n$ cargo") && said.ends_with("```\n\nend\n"), "{said}");
+}
+
+fn annotations() {
+    let checkout = Checkout::new(&[("case", &case("echo '::error::x'; echo '##[error]y'", "stdout.has = ['z']"))]);
+    let mut smokes = checkout.smokes(&[]);
+    let output = smokes.arg("--bin").arg(checkout.at("shell")).env("GITHUB_ACTIONS", "true").output().unwrap();
+    let said = text(&output);
+    let commands: Vec<&str> = said.lines().filter(|line| line.trim_start().starts_with("::")).collect();
+    assert!(commands.len() == 1 && commands[0].contains("title=smoke case::"), "{said}");
+    assert!(!said.contains("##[") && said.contains("| ::error::x"), "{said}");
+}
