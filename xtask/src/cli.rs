@@ -29,7 +29,7 @@ pub(crate) enum Command {
 
 /// Say whether the scrape lock is held, and by whom, without taking it.
 ///
-/// Exit 0: safe to scrape (free or stale). Exit 1: held. Exit 2: unknown.
+/// Exit 0: safe to scrape (free or stale). Exit 1: held. Exit 2: unknown. Exit 3: held for longer than --older-than.
 #[derive(Args)]
 pub(crate) struct LockStatus {
     #[command(flatten)]
@@ -39,8 +39,14 @@ pub(crate) struct LockStatus {
     /// Wait until the lock is free, without ever taking it; give up after DURATION, such as 90s or 2h
     #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "")]
     pub(crate) wait: Option<Wait>,
+    /// Leave out what the holders do, which takes a second to look at
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Exit 3 when the lock has been held for longer than DURATION, such as 12h
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) older_than: Option<Wait>,
     /// Remove the sidecar of a scrape that was killed, while holding the lock; never the lock file
-    #[arg(long, conflicts_with_all = ["wait", "format"])]
+    #[arg(long, conflicts_with_all = ["wait", "format", "older_than"])]
     pub(crate) reclaim_stale: bool,
 }
 

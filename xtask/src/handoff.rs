@@ -20,7 +20,7 @@ mod watch;
 use crate::cli::{self, CheckOptions, Format};
 use crate::config::targets::ScrapeConfig;
 use crate::env::Env;
-use crate::lock_status::report::LockReport;
+use crate::lock_status::report::{LockReport, Look};
 use crate::output::{self, with_progress};
 use crate::target::Resolved;
 use crate::verdict::Verdict;
@@ -50,7 +50,7 @@ impl cli::Handoff {
             facts.check_channels()?;
             progress.now("looking at the lock".to_owned());
             // Last, so that it is as fresh as possible.
-            let report = Handoff::new(&facts, ready, LockReport::gather(&resolved));
+            let report = Handoff::new(&facts, ready, LockReport::gather(&resolved, Look::Whole));
             let text = || text::handoff(&report, &facts.selection, !self.skip_df, output::paint(env));
             Ok((rendered(self.format.kind, &report, text)?, report.conclusion.verdict(self.require_free)))
         })?;

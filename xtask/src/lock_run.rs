@@ -3,7 +3,7 @@
 use crate::cli;
 use crate::env::{self, Env};
 use crate::lock::guard::{Guard, Refusal};
-use crate::lock_status::report::LockReport;
+use crate::lock_status::report::{LockReport, Look};
 use crate::lock_status::text::{self, waiting_for};
 use crate::output;
 use crate::sys::child;
@@ -63,7 +63,7 @@ impl cli::LockRun {
             }
             if let Some(waiting) = &mut waiting {
                 let (line, interval) = shown.get_or_insert_with(|| {
-                    let report = LockReport::gather(resolved);
+                    let report = LockReport::gather(resolved, Look::Quick);
                     waiting.watch(&report.seen.walk.holders);
                     (waiting_for(&report), report.look_interval())
                 });
@@ -76,7 +76,7 @@ impl cli::LockRun {
                 }
             }
             drop(waiting);
-            output::complain(&format!("ERROR: {}\n", refusal(&LockReport::gather(resolved))));
+            output::complain(&format!("ERROR: {}\n", refusal(&LockReport::gather(resolved, Look::Quick))));
             return Ok(Err(Verdict::Code(self.conflict_exit_code)));
         }
     }

@@ -1,5 +1,6 @@
 //! `lock-status`: gather, judge, render.
 
+mod activity;
 pub(crate) mod reclaim;
 pub(crate) mod report;
 pub(crate) mod text;
@@ -12,12 +13,18 @@ use crate::output;
 use crate::target::Resolved;
 use crate::verdict::Verdict;
 use crate::wait::Waiting;
-use report::LockReport;
+use report::{Age, LockReport, Look};
+use std::time::Duration;
+
+/// The exit code when the lock has been held for longer than asked.
+const OLDER: u8 = 3;
 
 impl cli::LockStatus {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
         let resolved = Resolved::new(self.config.path.as_deref(), env)?;
-        let mut report = LockReport::gather(&resolved);
+        let look = if self.quick { Look::Quick } else { Look::Whole };
+        let first = if self.wait.is_some() { Look::Quick } else { look };
+        let mut report = LockReport::gather(&resolved, first);
         if let Some(wait) = self.wait {
             let mut waiting = Waiting::new(wait, env);
             waiting.watch(&report.seen.walk.holders);
@@ -25,13 +32,13 @@ impl cli::LockStatus {
                 && waiting.pause(report.look_interval(), None, &text::waiting_for(&report))?
             {
                 if !is_still_held(&resolved.lock) {
-                    report = LockReport::gather(&resolved);
+                    report = LockReport::gather(&resolved, Look::Quick);
                     waiting.watch(&report.seen.walk.holders);
                 }
             }
             // It may be as old as the wait.
             if report.judgement.state == LockState::Held {
-                report = LockReport::gather(&resolved);
+                report = LockReport::gather(&resolved, look);
             }
         }
         let paint = output::paint(env);
@@ -41,6 +48,9 @@ impl cli::LockStatus {
             Format::Json => (output::json(&report)?, report.verdict()),
         };
         output::print(&text)?;
-        Ok(verdict)
+        let is_older =
+            |limit: Duration| report.age().is_some_and(|(Age::Exactly(age) | Age::AtLeast(age))| age > limit);
+        let is_too_old = self.older_than.and_then(|limit| limit.0).is_some_and(is_older);
+        Ok(if is_too_old { Verdict::Code(OLDER) } else { verdict })
     }
 }

@@ -37,12 +37,12 @@ use std::time::Instant;
 impl cli::Smokes {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
         let workspace = workspace(env);
-        // A smoke's own process needs no other.
+        // The process of a single smoke reads no other.
         let only = self.on_stage.as_ref().and(self.filters.first()).map(|name| &name[..]);
         let found = discover::discover(&workspace, only)?;
         let mut smokes = discover::chosen(found, &self.filters)?;
         if self.bin.is_some() {
-            // Scripts run another program.
+            // Scripts choose the program themselves.
             smokes.retain(|smoke| matches!(smoke.kind, Kind::Case(..)));
         }
         if self.list {
@@ -68,7 +68,7 @@ impl cli::Smokes {
             output::print(&output::json(&alone::run(smoke, &setup, folder)?)?)?;
             return Ok(Verdict::Yes);
         }
-        // Without it no smoke can run, which is nobody's failure.
+        // Without one no smoke can run, and none of them has failed.
         drop(tempfile::tempdir().context("cannot create folders for the stages: does TMPDIR name a folder?")?);
         orphans::adopt().context("cannot become the parent of orphans")?;
         let mut reporter = Reporter::new(&self, env, &workspace, smokes.len());
@@ -82,7 +82,7 @@ impl cli::Smokes {
     }
 }
 
-/// Another program to test.
+/// The program that `--bin` names.
 fn program_under_test(bin: &Path, env: &Env) -> anyhow::Result<PathBuf> {
     let found = bin.canonicalize().with_context(|| format!("cannot find the program to test, `{}`", path(bin)))?;
     match env.program(&found.to_string_lossy()) {
@@ -104,16 +104,17 @@ fn list(smokes: &[Smoke], env: &Env, options: &cli::Smokes) -> anyhow::Result<St
     let listed = smokes.iter().map(|smoke| Listed {
         name: &smoke.name,
         file: &smoke.file,
-        // One that is skipped but must not be is run, and fails.
-        skip: Skip::of(smoke, env, options).filter(|skip| !skip.is_failure(smoke, env, options)).map(|skip| skip.why()),
+        // A skip that is a failure is not listed: the smoke is run, and fails.
+        skip: Skip::of(smoke, env, options).filter(|skip| !skip.is_failure).map(|skip| skip.why),
     });
     output::json(&listed.collect::<Vec<_>>())
 }
 
-/// Runs several cases at once, and beside them the scripts one by one: those expect to be alone.
+/// Runs several cases at once, and beside them the scripts one by one: a script expects to be the only one. So do
+/// README's examples, which share a file when they are rewritten.
 fn run_all<'s>(smokes: &'s [Smoke], setup: &Setup, reporter: &mut Reporter<'s>) -> anyhow::Result<()> {
     let (scripts, cases): (Vec<&Smoke>, Vec<&Smoke>) =
-        smokes.iter().partition(|smoke| matches!(smoke.kind, Kind::Script));
+        smokes.iter().partition(|smoke| matches!(smoke.kind, Kind::Script) || smoke.file.ends_with("README.md"));
     let cases = Mutex::new(cases.into_iter());
     let has_failed = AtomicBool::new(false);
     let is_over = || setup.cancel.is_caught() || (setup.options.fail_fast && has_failed.load(Ordering::Relaxed));
@@ -145,28 +146,26 @@ fn run_all<'s>(smokes: &'s [Smoke], setup: &Setup, reporter: &mut Reporter<'s>) 
 /// Runs a smoke as often as asked for. One that passes only sometimes has failed.
 fn repeated(smoke: &Smoke, setup: &Setup) -> Outcome {
     let runs = setup.options.repeat.0;
-    let mut failures = 0;
-    let mut worst = Outcome::Passed;
+    let (mut failures, mut first_problems) = (0, None);
     for _ in 0..runs {
-        match alone::start(smoke, setup) {
+        let could_not = |error| Outcome::Failed(vec![format!("it could not be run: {error:#}")]);
+        match alone::start(smoke, setup).unwrap_or_else(could_not) {
+            Outcome::Passed => {}
             Outcome::Failed(problems) => {
                 failures += 1;
-                if failures == 1 {
-                    worst = Outcome::Failed(problems);
-                }
+                first_problems.get_or_insert(problems);
             }
-            Outcome::Passed => {}
-            // It will not pass the next time either.
-            other => return other,
+            // Another run would end the same way, unless one has failed already.
+            other if first_problems.is_none() => return other,
+            _ => {}
         }
         if setup.cancel.is_caught() {
             return Outcome::Cancelled;
         }
     }
-    if let Outcome::Failed(problems) = &mut worst
-        && failures < runs
-    {
+    let Some(mut problems) = first_problems else { return Outcome::Passed };
+    if failures < runs {
         problems.insert(0, format!("flaky: it failed in {failures} of {runs} runs; the first time:"));
     }
-    worst
+    Outcome::Failed(problems)
 }

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         }
     }
     let conclusion = libtest_mimic::run(&arguments, listed.into_iter().map(trial).collect());
-    if let Some(summary) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|_| !arguments.list) {
+    if let Some(summary) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|file| !file.is_empty() && !arguments.list) {
         let Conclusion { num_passed, num_failed, num_ignored, .. } = conclusion;
         let file = std::fs::File::options().create(true).append(true).open(summary);
         file.and_then(|mut file| {

@@ -316,7 +316,7 @@ mod tests {
 
     fn holder(pid: i32, age_s: u64) -> Holder {
         let started = SystemTime::now().checked_sub(Duration::from_secs(age_s));
-        Holder { pid, command: Foreign(b"tee".into()), started }
+        Holder { pid, command: Foreign(b"tee".into()), user: None, unit: None, container: None, started }
     }
 
     #[test]

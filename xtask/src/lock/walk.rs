@@ -26,6 +26,11 @@ pub(crate) struct Holder {
     pub(crate) pid: i32,
     /// The program's name.
     pub(crate) command: Foreign,
+    /// Its user: the name, or else the number.
+    pub(crate) user: Option<Foreign>,
+    /// The systemd unit or the container that it runs in, as its cgroup names it.
+    pub(crate) unit: Option<Foreign>,
+    pub(crate) container: Option<Foreign>,
     /// When it started, if known.
     #[serde(skip)]
     pub(crate) started: Option<SystemTime>,
@@ -146,7 +151,16 @@ fn check_time(until: Instant) -> io::Result<()> {
 impl Holder {
     fn new(pid: i32) -> Holder {
         let started = u64::try_from(pid).ok().and_then(procfs::started_at);
-        Holder { pid, command: Foreign(procfs::command(pid).unwrap_or_default().into()), started }
+        let text = |text: String| Foreign(text.into_bytes());
+        let cgroup = procfs::cgroup(pid).unwrap_or_default();
+        Holder {
+            pid,
+            command: text(procfs::command(pid).unwrap_or_default()),
+            user: procfs::user(pid).map(text),
+            unit: procfs::unit_in(&cgroup).map(text),
+            container: procfs::container_in(&cgroup).map(text),
+            started,
+        }
     }
 }
 

@@ -3,12 +3,13 @@
 
 use crate::lock::judge::{Judgement, LockState, judge};
 use crate::lock::observe::{Observation, ObservedVia, observe};
+use crate::lock_status::activity::Activity;
 use crate::target::Resolved;
 use crate::verdict::Verdict;
 use crate::wait::{COSTLY_LOOK_INTERVAL, LOOK_INTERVAL};
 use serde::Serialize;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 #[derive(Serialize)]
 pub(crate) struct LockReport {
@@ -24,14 +25,40 @@ pub(crate) struct LockReport {
     pub(crate) judgement: Judgement,
     #[serde(flatten)]
     pub(crate) seen: Observation,
+    /// What a held lock's holders do; None if it is not held, or was not asked for.
+    pub(crate) activity: Option<Activity>,
+}
+
+/// How long the lock has been held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Age {
+    /// By its holder's own account.
+    Exactly(Duration),
+    /// Since the oldest holder has started, which need not be when it took the lock.
+    AtLeast(Duration),
+}
+
+/// How much is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Everything, which takes a second.
+    Whole,
+    /// Not what the holders do.
+    Quick,
 }
 
 impl LockReport {
     /// Looks at the lock.
-    pub(crate) fn gather(resolved: &Resolved) -> LockReport {
+    pub(crate) fn gather(resolved: &Resolved, look: Look) -> LockReport {
         let seen = observe(&resolved.lock);
         let mut judgement = judge(&seen);
         judgement.notes.extend(resolved.notes.iter().cloned());
+        let root = resolved.archive_root.as_ref().map(|root| root.path.as_path());
+        let is_wanted = look == Look::Whole && judgement.state == LockState::Held;
+        let activity = is_wanted.then(|| Activity::gather(root, &seen.walk.holders));
+        if let Some(next) = activity.as_ref().and_then(Activity::next) {
+            judgement.next = next;
+        }
         LockReport {
             schema: 1,
             summary: judgement.state.to_string(),
@@ -40,6 +67,7 @@ impl LockReport {
             lock: resolved.lock.clone(),
             judgement,
             seen,
+            activity,
         }
     }
 
@@ -53,11 +81,17 @@ impl LockReport {
         if self.seen.via == ObservedVia::ProcLocks { LOOK_INTERVAL } else { COSTLY_LOOK_INTERVAL }
     }
 
-    /// How long the lock has been held, by its holder's own account.
-    pub(crate) fn age(&self) -> Option<Duration> {
-        let recorded = self.seen.claim.recorded().filter(|recorded| recorded.writer.is_running() == Some(true))?;
-        let is_holders = self.judgement.state == LockState::Held && !self.seen.denies(recorded);
-        self.seen.looked_at.duration_since(recorded.started_at.filter(|_| is_holders)?).ok()
+    /// How long the lock has been held.
+    pub(crate) fn age(&self) -> Option<Age> {
+        if self.judgement.state != LockState::Held {
+            return None;
+        }
+        let since = |start: SystemTime| self.seen.looked_at.duration_since(start).ok();
+        let recorded = self.seen.claim.recorded().filter(|recorded| recorded.writer.is_running() == Some(true));
+        let recorded = recorded.filter(|recorded| !self.seen.denies(recorded));
+        let exactly = recorded.and_then(|recorded| since(recorded.started_at?)).map(Age::Exactly);
+        let oldest = || self.seen.walk.holders.iter().filter_map(|holder| holder.started).min();
+        exactly.or_else(|| since(oldest()?).map(Age::AtLeast))
     }
 }
 

@@ -2,7 +2,9 @@
 
 use crate::lock::judge::LockState;
 use crate::lock::sidecar::{Recorded, Writer};
-use crate::lock_status::report::LockReport;
+use crate::lock::walk::Holder;
+use crate::lock_status::activity::Activity;
+use crate::lock_status::report::{Age, LockReport};
 use crate::output::Paint;
 use crate::text::{duration, path, printable};
 use std::fmt::Write;
@@ -23,15 +25,20 @@ pub(crate) fn whole(report: &LockReport, paint: Paint) -> String {
             line("cmd", &cmd.to_string());
         }
     }
-    if let Some(age) = report.age() {
-        line("age", &duration(age));
+    match report.age() {
+        Some(Age::Exactly(age)) => line("age", &duration(age)),
+        Some(Age::AtLeast(age)) => line("age", &format!("at least {}", duration(age))),
+        None => {}
     }
     let holders = &report.seen.walk.holders;
     for holder in holders.iter().take(MAX_HOLDERS_SHOWN) {
-        line("open in", &format!("pid {} {}", holder.pid, holder.command));
+        line("open in", &open_in(holder));
     }
     if let more @ 1.. = holders.len().saturating_sub(MAX_HOLDERS_SHOWN) {
         line("open in", &format!("{more} more"));
+    }
+    if let Some(activity) = report.activity.as_ref().and_then(Activity::text) {
+        line("activity", &activity);
     }
     if report.seen.waiters > 0 {
         line("waiting", &report.seen.waiters.to_string());
@@ -49,6 +56,15 @@ pub(crate) fn head(report: &LockReport) -> String {
     format!("Scrape lock status\n==================\nconfig: {config}\nlock: {lock}\n")
 }
 
+/// A process that has the locked descriptor: pid, program, user, and where it runs.
+fn open_in(holder: &Holder) -> String {
+    let place =
+        holder.container.iter().map(|id| format!("container {id}")).chain(holder.unit.iter().map(ToString::to_string));
+    let who: Vec<String> = holder.user.iter().map(ToString::to_string).chain(place).collect();
+    let who = if who.is_empty() { String::new() } else { format!(" ({})", who.join(", ")) };
+    format!("pid {} {}{who}", holder.pid, holder.command)
+}
+
 /// What is waited for, in a line.
 pub(crate) fn waiting_for(report: &LockReport) -> String {
     let holder = match (report.seen.claim.recorded(), report.seen.walk.holders.first()) {
@@ -56,7 +72,8 @@ pub(crate) fn waiting_for(report: &LockReport) -> String {
         (_, Some(holder)) => format!(" by pid {} {}", holder.pid, holder.command),
         _ => String::new(),
     };
-    let age = report.age().map(|age| format!(" for {}", duration(age))).unwrap_or_default();
+    let age = report.age().map(|(Age::Exactly(age) | Age::AtLeast(age))| format!(" for {}", duration(age)));
+    let age = age.unwrap_or_default();
     format!("waiting: held{holder}{age}: {}", path(&report.lock))
 }
 

@@ -1,4 +1,4 @@
-//! `--bless`: rewrites a case's expectation in its file. Comments, layout and matching wildcards stay.
+//! `--bless`: rewrites a case's expectation in its file. Comments, layout and wildcards that match stay.
 
 use crate::smokes::case::{Case, Expect, TextExpect};
 use crate::smokes::expect::{decoded, realigned};
@@ -7,7 +7,7 @@ use crate::smokes::readme;
 use crate::sys::child::{End, Finished};
 use std::ops::Range;
 
-/// The text of a case file that expects what came out; None if that cannot be written.
+/// The text of a case file, rewritten to expect what the program printed; None if that is impossible.
 pub(crate) fn blessed(
     file: &str,
     case: &Case,
@@ -25,13 +25,13 @@ pub(crate) fn blessed(
         changes.push((exit.span(), code.to_string()));
     }
     for (name, expect, bytes) in [("stdout", stdout, &finished.stdout), ("stderr", stderr, &finished.stderr)] {
-        let written = expect.is.as_ref().map(|is| &is.get_ref()[..]);
-        if written.is_none() && (*expect != TextExpect::default() || bytes.is_empty()) {
+        if expect.is.is_none() && (*expect != TextExpect::default() || bytes.is_empty()) {
             continue;
         }
-        let Some(pattern) = realigned(written.unwrap_or_default(), &decoded(bytes), names)? else { return Ok(None) };
+        let written = expect.is.as_ref().map_or("", |is| is.get_ref());
+        let Some(pattern) = realigned(written, &decoded(bytes), names)? else { return Ok(None) };
         match &expect.is {
-            // Only an output is shown there.
+            // A README shows only standard output.
             Some(is) if is_readme => return Ok(Some(readme::with_output(file, is.span(), &pattern))),
             _ if is_readme => return Ok(None),
             Some(is) => changes.push((is.span(), literal(&pattern))),
@@ -46,24 +46,19 @@ pub(crate) fn blessed(
     Ok(Some(blessed))
 }
 
-/// An expectation where there was none: it goes after the exit code, in the way that was written.
+/// Inserts an expectation after the exit code, in the same form of table.
 fn added(file: &str, exit: Range<usize>, name: &str, pattern: &str) -> (Range<usize>, String) {
-    let before = &file[..exit.start];
-    let line = before.rsplit('\n').next().unwrap_or_default();
-    let key = line.trim_end().trim_end_matches('=').trim_end();
-    let text = match key.trim_start() {
-        // Dotted keys: `expect.exit = 0`.
-        dotted if dotted.ends_with(".exit") => {
-            format!("\n{}.{name}.is = {}", dotted.trim_end_matches(".exit"), literal(pattern))
-        }
-        "exit" => format!("\n{name}.is = {}", literal(pattern)),
+    let line = file[..exit.start].rsplit('\n').next().unwrap_or_default();
+    let text = match line.trim().trim_end_matches('=').trim_end().strip_suffix("exit") {
+        // A table of its own, or dotted keys: `expect.exit = 0`.
+        Some(path) if path.is_empty() || path.ends_with('.') => format!("\n{path}{name}.is = {}", literal(pattern)),
         // An inline table is one line.
         _ => format!(", {name}.is = {}", one_line(pattern)),
     };
     (exit.end..exit.end, text)
 }
 
-/// A text as TOML: between `'''` without escapes where possible (TOML 1.0, String).
+/// A TOML string: a multi-line literal where possible (TOML 1.0, String).
 fn literal(text: &str) -> String {
     let is_plain = |c: char| c == '\n' || c == '\t' || !c.is_control();
     if text.chars().all(is_plain) && !text.contains("'''") && !text.ends_with('\'') {
@@ -90,7 +85,8 @@ mod tests {
         let mut names = Names::default();
         names.set("ROOT", "/r");
         let end = End::Exited(ExitStatus::from_raw(2 << 8));
-        let finished = Finished { end, stdout: "a b\nnew /r/x\n".into(), stderr: "oh\n".into(), is_cut: false };
+        let finished =
+            Finished { end, stdout: "a b\nnew /r/x\n".into(), stderr: "oh\n".into(), is_cut: false, left: Vec::new() };
         let expected = "# why\nargs = ['x'] # mine\n\n[expect]\nexit = 2\nstderr.is = '''\noh\n''' # zero\n\
                         stdout.is = '''\na [..]\nnew [ROOT]/x\n'''\n";
         let result = blessed(file, &case, &finished, &names, false).unwrap().unwrap();
@@ -102,7 +98,7 @@ mod tests {
     #[test]
     fn every_form_of_table_is_added_to() {
         let end = End::Exited(ExitStatus::from_raw(0));
-        let finished = Finished { end, stdout: "a\n".into(), stderr: Vec::new(), is_cut: false };
+        let finished = Finished { end, stdout: "a\n".into(), stderr: Vec::new(), is_cut: false, left: Vec::new() };
         for file in
             ["args = []\nexpect.exit = 0\n", "args = []\nexpect = { exit = 0 }\n", "args = []\n[expect]\n  exit = 0\n"]
         {

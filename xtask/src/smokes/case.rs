@@ -1,5 +1,5 @@
-//! What a case file may say. Serde's enums here are externally tagged: the others lose the positions of
-//! their errors.
+//! The format of case files. The enums are externally tagged: with serde's other representations errors lose their
+//! positions.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -12,22 +12,22 @@ pub(crate) type Text = Spanned<String>;
 /// The base of a case that names none.
 pub(crate) const DEFAULT_BASE: &str = "default";
 
-/// One smoke: how to set the stage, what to run, what must come out.
+/// How to set the stage, what to run, and what to expect.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Case {
     /// The command line after `cargo xtask`.
     pub(crate) args: Vec<String>,
-    /// Environment variables besides the clean few that every case has.
+    /// Environment variables besides those that every case has.
     #[serde(default)]
     pub(crate) env: BTreeMap<String, String>,
-    /// It needs to see other processes' descriptors, which only root outside containers may do.
+    /// It must see other processes' descriptors, which only root outside containers can.
     #[serde(default)]
     pub(crate) sees_all: bool,
-    /// It needs to see all of them, which a sandbox may keep even from root.
+    /// It must see those of all processes, which a sandbox may deny even to root.
     #[serde(default)]
     pub(crate) proves_absence: bool,
-    /// Its `PATH` has only the stage's programs, which is not enough for scripts.
+    /// Its `PATH` has only the stage's programs, too few for scripts.
     #[serde(default)]
     pub(crate) bare_path: bool,
     /// What the shell original does instead.
@@ -46,13 +46,13 @@ pub(crate) struct Original {
     /// It does not end.
     #[serde(default)]
     pub(crate) hangs: bool,
-    /// A line of its output, with `[..]`, in place of what is expected.
+    /// A line of its output, with `[..]`, which replaces the expectation.
     pub(crate) line: Option<String>,
     /// Why ours differs.
     pub(crate) why: String,
 }
 
-/// A set-up that several cases share: a file in `fixtures/smokes/base`.
+/// A set-up shared by several cases: a file in `fixtures/smokes/base`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Base {
@@ -60,12 +60,12 @@ pub(crate) struct Base {
     pub(crate) stage: StagePlan,
 }
 
-/// What is on the stage besides the empty folders `archive`, `bin`, `home` and `tmp`. Paths start at the
-/// stage's root. Files have mode 0600.
+/// What is on the stage besides the empty folders `archive`, `bin`, `home` and `tmp`. Paths are relative to its root.
+/// Files have mode 0600.
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct StagePlan {
-    /// The base to which this is added; else [`DEFAULT_BASE`].
+    /// The base to which this is added, by default [`DEFAULT_BASE`].
     pub(crate) base: Option<Text>,
     /// Paths of the base that are left out, with everything below them.
     without: Vec<Text>,
@@ -77,16 +77,18 @@ pub(crate) struct StagePlan {
     pub(crate) fifos: Vec<Text>,
     /// Path and permissions, such as `0o644`; set last.
     pub(crate) modes: BTreeMap<Text, u32>,
-    /// Path and size in bytes of files that contain only a hole.
+    /// Path and time of the last write, in seconds since 1970.
+    pub(crate) times: BTreeMap<Text, u64>,
+    /// Path and size, in bytes, of sparse files without data.
     pub(crate) holes: BTreeMap<Text, u64>,
     pub(crate) lock: Option<LockPlan>,
 }
 
-/// The situation that the lock is in.
+/// The state of the lock.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) enum LockPlan {
-    /// There is a lock file, perhaps with a sidecar of this content, and nobody holds it.
+    /// The lock file exists, perhaps with a sidecar of this content, and nobody holds it.
     Unheld {
         #[serde(default = "default_lock")]
         at: Text,
@@ -102,7 +104,7 @@ pub(crate) struct HeldPlan {
     #[serde(default = "default_lock")]
     pub(crate) at: Text,
     pub(crate) by: HolderKind,
-    /// The process that took the lock is killed; only a child of it still has the descriptor.
+    /// The process that took the lock is killed, and only a child of it still has the descriptor.
     #[serde(default)]
     pub(crate) orphaned: bool,
     /// What happens to the lock file while it is held.
@@ -122,7 +124,7 @@ pub(crate) enum Unlinked {
     Replaced,
 }
 
-/// Who holds the lock. They look different to the kernel.
+/// Who holds the lock: each looks different to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum HolderKind {
@@ -132,11 +134,11 @@ pub(crate) enum HolderKind {
     HostRunner,
     /// This program itself, as `lock-run`.
     LockRun,
-    /// There is a lock file, and a live process that does not hold it.
+    /// The lock file exists, and a live process does not hold it.
     Nobody,
 }
 
-/// What must come out.
+/// The expected result.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Expect {
@@ -156,7 +158,7 @@ pub(crate) struct Expect {
     pub(crate) absent: Vec<Text>,
 }
 
-/// What a text must be; empty, unless something is said.
+/// The expected text; empty by default.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct TextExpect {
@@ -169,7 +171,7 @@ pub(crate) struct TextExpect {
 }
 
 impl Case {
-    /// The case with everything that its base has and it has not.
+    /// The case with what it inherits from its base.
     pub(crate) fn on(self, base: &Base) -> Case {
         let mut env = base.env.clone();
         env.extend(self.env);
@@ -181,17 +183,19 @@ impl Case {
         stage.links.retain(|name, _| stays(name));
         stage.modes.retain(|name, _| stays(name));
         stage.holes.retain(|name, _| stays(name));
+        stage.times.retain(|name, _| stays(name));
         stage.folders.extend(own.folders);
         stage.fifos.extend(own.fifos);
         stage.files.extend(own.files);
         stage.links.extend(own.links);
         stage.modes.extend(own.modes);
         stage.holes.extend(own.holes);
+        stage.times.extend(own.times);
         stage.lock = own.lock.or(stage.lock);
         Case { env, stage, ..self }
     }
 
-    /// Every path in it, for being checked.
+    /// Every path in it.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Text> {
         let Expect { present, absent, .. } = self.expect.get_ref();
         self.stage.paths().chain(present).chain(absent)
@@ -199,14 +203,19 @@ impl Case {
 }
 
 impl StagePlan {
-    /// Every path in it, for being checked.
+    /// Every path in it.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Text> {
         let lock = self.lock.as_ref().map(|(LockPlan::Unheld { at, .. } | LockPlan::Held(HeldPlan { at, .. }))| at);
         let lists = self.without.iter().chain(&self.folders).chain(&self.fifos).chain(lock);
-        lists.chain(self.files.keys()).chain(self.links.keys()).chain(self.modes.keys()).chain(self.holes.keys())
+        lists
+            .chain(self.files.keys())
+            .chain(self.links.keys())
+            .chain(self.modes.keys())
+            .chain(self.holes.keys())
+            .chain(self.times.keys())
     }
 
-    /// The lock's holder, when a live child is to have it.
+    /// The plan for a live child that holds the lock, if there is one.
     pub(crate) fn held(&self) -> Option<&HeldPlan> {
         match &self.lock {
             Some(LockPlan::Held(held)) => Some(held),

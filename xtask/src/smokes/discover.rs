@@ -1,4 +1,4 @@
-//! Finds the smokes, and everything that is wrong with their files.
+//! Finds the smokes, and all mistakes in their files.
 
 use crate::config::Position;
 use crate::smokes::case::{Base, Case, DEFAULT_BASE, StagePlan, Text, stays_on_stage};
@@ -11,6 +11,7 @@ use crate::text::path;
 use anyhow::{Context, anyhow, bail};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Maximum size of a case file.
@@ -22,45 +23,54 @@ const CASE_MAX_BYTES: u64 = 1 << 20;
 /// # Errors
 /// The mistakes of all files together.
 pub(crate) fn discover(workspace: &Path, only: Option<&str>) -> anyhow::Result<Vec<Smoke>> {
-    let (cases, scripts) = (workspace.join("fixtures/smokes"), workspace.join("scripts/tests"));
+    let (cases, scripts, readme) =
+        (workspace.join("fixtures/smokes"), workspace.join("scripts/tests"), workspace.join("README.md"));
     let (mut bases, mut smokes, mut mistakes) = (BTreeMap::new(), Vec::new(), Vec::new());
-    let name_of = |file: &Path| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    for file in files(&cases.join("base"), ".toml", &[], &mut mistakes)? {
+    let is_chosen = |name: &str| only.is_none_or(|only| name == only);
+    for (name, file) in files(&cases.join("base"), ".toml", &[], &mut mistakes)? {
         let Ok((base, text)) = load::<Base>(&file).map_err(|mistake| mistakes.push(mistake)) else { continue };
         mistakes.extend(mistakes_in(&file, &text, &base.stage, base.stage.paths()));
-        bases.insert(name_of(&file), base);
+        bases.insert(name, base);
     }
-    let is_chosen = |file: &PathBuf| only.is_none_or(|only| name_of(file) == only);
-    for file in files(&cases, ".toml", &["base", "programs"], &mut mistakes)?.into_iter().filter(is_chosen) {
+    for (name, file) in files(&cases, ".toml", &["base", "programs"], &mut mistakes)? {
+        if !is_chosen(&name) {
+            continue;
+        }
         let Ok((case, text)) = load::<Case>(&file).map_err(|mistake| mistakes.push(mistake)) else { continue };
         mistakes.extend(mistakes_in(&file, &text, &case.stage, case.paths()));
         let base = case.stage.base.as_ref();
-        let (name, at) = base.map_or((DEFAULT_BASE, 0), |base| (&base.get_ref()[..], base.span().start));
-        if let Some(base) = bases.get(name) {
-            let kind = Kind::Case(Box::new(case.on(base)), text);
-            smokes.push(Smoke { name: name_of(&file), file, kind });
-        } else {
-            let what = format!("there is no base `{name}` in fixtures/smokes/base");
-            mistakes.push(mistake(&file, &text, at, &what));
+        let (base, at) = base.map_or((DEFAULT_BASE, 0), |base| (&base.get_ref()[..], base.span().start));
+        match bases.get(base) {
+            Some(base) => smokes.push(Smoke { name, file, kind: Kind::Case(Box::new(case.on(base)), text) }),
+            None => {
+                let what = format!("there is no base `{base}` in fixtures/smokes/base");
+                mistakes.push(mistake(&file, &text, at, &what));
+            }
         }
     }
-    let readme = workspace.join("README.md");
     if readme.is_file() {
-        let is_chosen = |smoke: &Smoke| only.is_none_or(|only| smoke.name == only);
-        smokes.extend(readme::smokes(&readme, &bases)?.into_iter().filter(is_chosen));
+        smokes.extend(readme::smokes(&readme, &bases)?);
     }
     if scripts.is_dir() {
-        let scripts = files(&scripts, "-smoke.sh", &[], &mut mistakes)?.into_iter().filter(is_chosen);
-        smokes.extend(scripts.map(|file| Smoke { name: name_of(&file), file, kind: Kind::Script }));
+        let scripts = files(&scripts, "-smoke.sh", &[], &mut mistakes)?.into_iter();
+        smokes.extend(scripts.map(|(name, file)| Smoke { name, file, kind: Kind::Script }));
     }
+    smokes.retain(|smoke| is_chosen(&smoke.name));
     smokes.sort_by(|a, b| a.name.cmp(&b.name));
+    let is_plain = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    for smoke in smokes.iter().filter(|smoke| !is_plain(&smoke.name)) {
+        mistakes.push(format!("{}: its name is not made of letters, digits, `-`, `_` and `.`\n", path(&smoke.file)));
+    }
     for pair in smokes.windows(2).filter(|pair| pair[0].name == pair[1].name) {
         mistakes.push(format!("{}: it has the same name as {}\n", path(&pair[1].file), path(&pair[0].file)));
     }
     if mistakes.is_empty() { Ok(smokes) } else { Err(anyhow!("these smokes cannot be run:\n{}", mistakes.concat())) }
 }
 
-/// The smokes that the filters choose: each filter either the one of exactly this name, or all that match it.
+/// The smokes that the filters choose: each filter either the smoke of exactly this name, or all that match.
 pub(crate) fn chosen(smokes: Vec<Smoke>, filters: &[String]) -> anyhow::Result<Vec<Smoke>> {
     let whole_names: Vec<&String> =
         filters.iter().filter(|filter| smokes.iter().any(|smoke| smoke.name == **filter)).collect();
@@ -77,7 +87,7 @@ pub(crate) fn chosen(smokes: Vec<Smoke>, filters: &[String]) -> anyhow::Result<V
     Ok(smokes.into_iter().filter(is_chosen).collect())
 }
 
-/// A case or a base, and the text of its file; or the first thing that is wrong with its form.
+/// A case or a base, and the text of its file; or its first syntax error.
 fn load<T: DeserializeOwned>(file: &Path) -> Result<(T, String), String> {
     let cannot = |why: &str| format!("{}: {}\n", path(file), why.trim_end());
     let bytes = file::read(file, Links::Follow, CASE_MAX_BYTES).map_err(|error| cannot(&error.to_string()))?;
@@ -86,7 +96,7 @@ fn load<T: DeserializeOwned>(file: &Path) -> Result<(T, String), String> {
     Ok((document, text))
 }
 
-/// The paths of a file that leave the stage, and every `[NAME]` outside its comments that has no value.
+/// Paths of a file that leave the stage, and each `[NAME]` outside its comments that has no value.
 fn mistakes_in<'a>(file: &Path, text: &str, stage: &StagePlan, paths: impl Iterator<Item = &'a Text>) -> Vec<String> {
     let outside = paths.filter(|path| !stays_on_stage(path.get_ref()));
     let outside = outside.map(|path| (path.span().start, format!("`{}` does not stay on the stage", path.get_ref())));
@@ -98,28 +108,32 @@ fn mistakes_in<'a>(file: &Path, text: &str, stage: &StagePlan, paths: impl Itera
     outside.chain(unknown).map(|(at, what)| mistake(file, text, at, &what)).collect()
 }
 
-/// What is wrong at a byte of a file.
+/// A mistake at a byte of a file, with its position.
 fn mistake(file: &Path, text: &str, at: usize, what: &str) -> String {
     let Position { line, column } = Position::of(text.as_bytes(), at);
     format!("{}:{line}:{column}: {what}\n", path(file))
 }
 
-/// The files of a folder that end so. Anything else is a mistake, but for names that start with a dot, which are
-/// editors', and the folders that belong there.
-fn files(folder: &Path, ending: &str, folders: &[&str], mistakes: &mut Vec<String>) -> anyhow::Result<Vec<PathBuf>> {
-    let cannot_read = || format!("cannot read the smokes in {}", path(folder));
+/// The files of a folder with this ending, by path, with their names without extension. Anything else is a mistake, except
+/// hidden files, which are editors', and the `folders` that belong there.
+fn files(
+    folder: &Path,
+    ending: &str,
+    folders: &[&str],
+    mistakes: &mut Vec<String>,
+) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(cannot_read)? {
-        let entry = entry.with_context(cannot_read)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let is_file = entry.file_type().with_context(cannot_read)?.is_file();
+    for entry in entries.with_context(|| format!("cannot read the smokes in {}", path(folder)))? {
+        let (name, file) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
         if is_file && name.ends_with(ending) && !name.starts_with('.') {
-            files.push(entry.path());
+            files.push((file.file_stem().unwrap_or_default().to_string_lossy().into_owned(), file));
         } else if !name.starts_with('.') && (is_file || !folders.contains(&&name[..])) {
-            mistakes.push(format!("{}: it is no smoke: here are files that end in `{ending}`\n", path(&entry.path())));
+            mistakes.push(format!("{}: not a smoke: this folder is for files that end in `{ending}`\n", path(&file)));
         }
     }
-    files.sort();
+    files.sort_by(|a, b| a.1.cmp(&b.1));
     Ok(files)
 }
 
@@ -188,7 +202,7 @@ mod tests {
         let shown = mistakes(&[("a.tmol", ""), ("sub/b.toml", ""), (".a.toml.swp", ""), ("programs/x.sh", "")]);
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(lines.len(), 3, "{shown}");
-        assert!(lines.contains(&"a.tmol: it is no smoke: here are files that end in `.toml`"), "{shown}");
-        assert!(lines.contains(&"sub: it is no smoke: here are files that end in `.toml`"), "{shown}");
+        assert!(lines.contains(&"a.tmol: not a smoke: this folder is for files that end in `.toml`"), "{shown}");
+        assert!(lines.contains(&"sub: not a smoke: this folder is for files that end in `.toml`"), "{shown}");
     }
 }

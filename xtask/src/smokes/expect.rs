@@ -1,31 +1,40 @@
-//! Compares what a program printed with what was expected, byte for byte and within bounds, whatever came out.
+//! Compares what a program printed with what was expected: byte for byte, and within bounds, whatever it printed.
 
 use crate::smokes::case::TextExpect;
 use crate::smokes::names::Names;
 use crate::smokes::pattern::{self, Line, lines};
 use crate::text::printable;
-use std::fmt::Write;
 
-/// Maximum number of lines that are shown of a text or of a difference.
+/// Maximum number of lines shown of a text or of a difference.
 const MAX_LINES_SHOWN: usize = 200;
 
-/// Maximum number of lines, from the first that differs, in which a difference is looked for.
+/// Maximum number of lines, from the first that differs, that are aligned to find a difference.
 const MAX_LINES_DIFFED: usize = 400;
 
-/// How lines start that this program adds to those of the shell originals.
-pub(crate) const ADDED: [&str; 5] = ["age: ", "open in: ", "waiting: ", "note: ", "next: "];
+/// The first words of the lines that this program prints and the shell originals do not.
+pub(crate) const ADDED: [&str; 6] = ["age: ", "open in: ", "activity: ", "waiting: ", "note: ", "next: "];
 
-/// Where invalid bytes are put, so that nothing but themselves matches them: private use, plane 16.
+/// Invalid bytes become the characters from here on, in private use plane 16, so that they match only themselves.
 const INVALID_BYTES: u32 = 0x0010_fe00;
 
-/// Output as text. A byte that is not UTF-8 becomes a character that nobody writes.
+/// Output as text. A byte that is not UTF-8 becomes a private character.
 pub(crate) fn decoded(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        text.extend(chunk.invalid().iter().filter_map(|byte| char::from_u32(INVALID_BYTES + u32::from(*byte))));
+        for c in chunk.valid().chars() {
+            // One of the private characters itself is as good as invalid: else it would match such a byte.
+            match (INVALID_BYTES..INVALID_BYTES + 256).contains(&(c as u32)) {
+                true => text.extend(c.encode_utf8(&mut [0; 4]).bytes().filter_map(private)),
+                false => text.push(c),
+            }
+        }
+        text.extend(chunk.invalid().iter().copied().filter_map(private));
     }
     text
+}
+
+fn private(byte: u8) -> Option<char> {
+    char::from_u32(INVALID_BYTES + u32::from(byte))
 }
 
 /// A line of output, safe to show.
@@ -37,29 +46,35 @@ fn shown(line: &str) -> String {
             Err(_) => bytes.extend(c.encode_utf8(&mut [0; 4]).bytes()),
         }
     }
+    let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     // Such a line would be a command to GitHub, wherever in the line it is (workflow commands, version 1).
-    printable(&bytes).replace("##[", "##\\[")
+    printable(line).replace("##[", "##\\[")
 }
 
-/// The first lines of an output, safe to show: behind a bar, as no line of ours is, and no command to GitHub.
+/// The first lines of an output, safe to show: behind a bar they are neither lines of ours nor commands to GitHub.
 pub(crate) fn excerpt(text: &str) -> String {
-    numbered(lines(text).map(|line| format!("  | {}", shown(line))))
+    bounded(lines(text).map(|line| format!("  | {}", shown(line))))
 }
 
-fn numbered(lines: impl Iterator<Item = String>) -> String {
-    let mut lines = lines.peekable();
-    let mut text = String::new();
-    for line in lines.by_ref().take(MAX_LINES_SHOWN) {
-        text += &(line + "\n");
+fn bounded(mut lines: impl Iterator<Item = String>) -> String {
+    let text: String = lines.by_ref().take(MAX_LINES_SHOWN).map(|line| line + "\n").collect();
+    match lines.count() {
+        0 => text,
+        more => format!("{text}  … and {more} more lines\n"),
     }
-    if lines.peek().is_some() {
-        _ = writeln!(text, "  … and {} more lines", lines.count());
-    }
-    text
 }
 
-/// What is wrong with `text`, which is called `name`. Expected lines that start like one of `not_asked` are
-/// left out.
+/// The first line of `text` that matches a line of a pattern.
+pub(crate) fn find_line<'t>(pattern: &str, names: &Names, text: &'t str) -> anyhow::Result<Option<&'t str>> {
+    // One line alone is never any number of lines.
+    let line = match pattern {
+        "..." => Line::Parts(vec![pattern.to_owned()]),
+        _ => pattern::line(&decoded(pattern.as_bytes()), names)?,
+    };
+    Ok(lines(text).find(|found| line.matches(found)))
+}
+
+/// What is wrong with `text`, the output called `name`. Expected lines that start like one of `not_asked` are left out.
 pub(crate) fn check_text(
     name: &str,
     expect: &TextExpect,
@@ -71,38 +86,37 @@ pub(crate) fn check_text(
     let mut problems = Vec::new();
     let nothing = (*expect == TextExpect::default()).then_some("");
     if let Some(whole) = expect.is.as_ref().map(|is| &is.get_ref()[..]).or(nothing) {
-        let whole = Pattern::new(lines(whole).filter(is_asked), names)?;
+        let whole = decoded(whole.as_bytes());
+        let whole = Pattern::new(lines(&whole).filter(is_asked), names)?;
         if !pattern::matches(&whole.lines, text) {
             let diff = whole.difference(text);
             problems.push(format!("{name} is not as expected (- expected, + got):\n{diff}"));
         }
     }
-    for written in expect.has.iter().filter(|line| is_asked(&&line[..])) {
-        let line = pattern::line(written, names)?;
-        if !lines(text).any(|found| line.matches(found)) {
-            problems.push(format!("{name} lacks the line `{written}`; it is:\n{}", excerpt(text)));
+    for pattern in expect.has.iter().map(String::as_str).filter(is_asked) {
+        if find_line(pattern, names, text)?.is_none() {
+            problems.push(format!("{name} lacks the line `{}`; it is:\n{}", shown(pattern), excerpt(text)));
         }
     }
-    for written in &expect.lacks {
-        let line = pattern::line(written, names)?;
-        if let Some(found) = lines(text).find(|found| line.matches(found)) {
-            problems.push(format!("{name} has the line `{}`, which `{written}` forbids", shown(found)));
+    for pattern in &expect.lacks {
+        if let Some(found) = find_line(pattern, names, text)? {
+            problems.push(format!("{name} has the line `{}`, which `{}` forbids", shown(found), shown(pattern)));
         }
     }
     Ok(problems)
 }
 
-/// A pattern as it was written and as it was read.
+/// The lines of a pattern, as written and as parsed.
 struct Pattern<'a> {
     written: Vec<&'a str>,
     lines: Vec<Line>,
 }
 
-/// One step on the way from a pattern to a text: the next line of one of them, or of both where they match.
+/// One step of an alignment: the next line of the pattern, of the text, or of both where they match.
 struct Step<'a> {
     pattern: Option<&'a str>,
     line: Option<&'a str>,
-    /// Nothing matches it: the line is missing or extra.
+    /// The line is missing or extra.
     is_wrong: bool,
 }
 
@@ -117,22 +131,22 @@ impl<'a> Pattern<'a> {
     fn difference(&self, text: &str) -> String {
         let same = self.lines.iter().zip(lines(text)).take_while(|(line, found)| line.matches(found)).count();
         let context = lines(text).take(same).map(|line| format!("    {}", shown(line)));
-        let found: Vec<&str> = lines(text).skip(same).take(MAX_LINES_DIFFED).collect();
-        let rest = lines(text).skip(same + found.len()).count();
-        let steps = self.steps(same, &found);
+        let mut rest = lines(text).skip(same);
+        let found: Vec<&str> = rest.by_ref().take(MAX_LINES_DIFFED).collect();
         let step = |Step { pattern, line, is_wrong }: Step| match (pattern, line) {
             (Some(pattern), _) if is_wrong => Some(format!("  - {}", shown(pattern))),
             (_, line) => line.map(|line| format!("  {} {}", if is_wrong { '+' } else { ' ' }, shown(line))),
         };
-        let undiffed = (rest > 0).then(|| format!("  … {rest} lines of the output were not compared"));
-        numbered(context.chain(steps.into_iter().filter_map(step)).chain(undiffed))
+        let diff = self.steps(same, &found).into_iter().filter_map(step);
+        let rest = Some(rest.count()).filter(|rest| *rest > 0);
+        bounded(context.chain(diff).chain(rest.map(|rest| format!("  … {rest} lines of the output were not compared"))))
     }
 
-    /// The shortest way from the lines behind the first `from` to `found`: with the fewest lines missing or extra.
+    /// Aligns the pattern, without its first `from` lines, with `found`, so that the fewest lines are missing or extra.
     fn steps<'s>(&'s self, from: usize, found: &[&'s str]) -> Vec<Step<'s>> {
         let expected = &self.lines[from..][..(self.lines.len() - from).min(MAX_LINES_DIFFED)];
         let matches = |e: usize, g: usize| expected[e].matches(found[g]);
-        // The length of the way from each pair of positions to the ends.
+        // How many lines are missing or extra from each pair of positions on.
         let mut costs = vec![vec![0; found.len() + 1]; expected.len() + 1];
         costs[expected.len()] = (0..=found.len()).rev().collect();
         for e in (0..expected.len()).rev() {
@@ -159,12 +173,14 @@ impl<'a> Pattern<'a> {
     }
 }
 
-/// The pattern that matches `text` and is as close to `written` as possible: matching lines stay as they are. None
-/// if the text is too long for that, or does not end with a newline.
+/// The pattern that matches `text` and is closest to `written`: matching lines stay as they are. None if the text is
+/// too long for that, or does not end with a newline.
 pub(crate) fn realigned(written: &str, text: &str, names: &Names) -> anyhow::Result<Option<String>> {
     let pattern = Pattern::new(lines(written), names)?;
     let found: Vec<&str> = lines(text).take(MAX_LINES_DIFFED + 1).collect();
-    if found.len().max(pattern.lines.len()) > MAX_LINES_DIFFED || found.contains(&pattern::NO_NEWLINE) {
+    if found.len().max(pattern.lines.len()) > MAX_LINES_DIFFED
+        || found.iter().any(|line| matches!(*line, pattern::NO_NEWLINE | "..."))
+    {
         return Ok(None);
     }
     let line = |Step { pattern, line, is_wrong }: Step| match (pattern, line) {

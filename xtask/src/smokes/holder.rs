@@ -19,15 +19,10 @@ use std::time::{Duration, Instant};
 /// How long a holder may take to get the lock.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A live process that holds a lock until this is dropped: then its lifeline is cut, which ends orphans, and its
-/// group is killed.
+/// A live process that holds a lock. On drop its lifeline is cut, which also ends orphans, and its group is killed.
 pub(crate) struct LiveHolder {
     _lifeline: Option<ChildStdin>,
     _group: Group,
-    /// The process that said `READY`.
-    pub(crate) pid: u32,
-    /// The process that was started: `flock(1)` forks.
-    pub(crate) leader_pid: u32,
 }
 
 impl HolderKind {
@@ -60,20 +55,43 @@ impl HolderKind {
 }
 
 impl LiveHolder {
-    /// Starts a holder and waits until it has the lock.
-    pub(crate) fn start(plan: &HeldPlan, stage: &Stage, setup: &Setup) -> anyhow::Result<LiveHolder> {
-        let mut command = plan.by.command(&stage.root.join(plan.at.get_ref()), stage, setup);
+    /// Starts a holder, waits until it has the lock, and does to the lock what is planned.
+    pub(crate) fn start(plan: &HeldPlan, stage: &mut Stage, setup: &Setup) -> anyhow::Result<LiveHolder> {
+        let at = plan.at.get_ref();
+        // It follows a link to where it writes.
+        for name in [at.clone(), format!("{at}.meta")] {
+            let path = stage.root.join(&name);
+            let Ok(to) = std::fs::read_link(&path) else { continue };
+            let folder = path.parent().map(|folder| folder.join(to)).and_then(|to| to.parent()?.canonicalize().ok());
+            if !folder.is_some_and(|folder| folder.starts_with(&stage.root)) {
+                bail!("{name} is a link that leads out of the stage");
+            }
+        }
+        // A holder creates the lock file, but not its folder.
+        match plan.by {
+            HolderKind::Nobody => stage.write(at, "")?,
+            _ => stage.at(at, |_, _| Ok(()))?,
+        }
+        let mut command = plan.by.command(&stage.root.join(at), stage, setup);
         let (output, writer) = std::io::pipe().context("cannot create a pipe")?;
         command.stdin(Stdio::piped()).stdout(writer.try_clone().context("cannot copy a pipe")?).stderr(writer);
         let mut group = Group::spawn(&mut command).context("cannot start the holder")?;
         // It has a copy of the pipe's other end, which would keep the pipe open.
         drop(command);
-        let (lifeline, leader_pid) = (group.leader().stdin.take(), group.leader().id());
-        let pid = read_ready(output, setup.cancel).context("the holder did not get the lock")?;
+        let lifeline = group.leader().stdin.take();
+        stage.names.set("HOLDER_PID", read_ready(output, setup.cancel).context("the holder did not get the lock")?);
+        // `flock(1)` forks, so the leader may be another process.
+        stage.names.set("LEADER_PID", group.leader().id());
         if plan.orphaned {
             group.orphan().context("cannot kill the holder's parent")?;
         }
-        Ok(LiveHolder { _lifeline: lifeline, _group: group, pid, leader_pid })
+        if let Some(sidecar) = &plan.sidecar {
+            stage.write(&format!("{at}.meta"), sidecar)?;
+        }
+        if let Some(how) = plan.unlinked {
+            stage.unlink(at, how)?;
+        }
+        Ok(LiveHolder { _lifeline: lifeline, _group: group })
     }
 }
 

@@ -19,63 +19,52 @@ impl Names {
         self.0.insert(name, value.to_string());
     }
 
-    pub(crate) fn value(&self, name: &str) -> anyhow::Result<&str> {
+    fn value(&self, name: &str) -> anyhow::Result<&str> {
         self.0.get(name).map(|value| &value[..]).ok_or_else(|| anyhow!("`[{name}]` has no value here"))
     }
 
     /// `text` with every `[NAME]` replaced by its value, and every `[[]` by a bracket.
     pub(crate) fn fill(&self, text: &str) -> anyhow::Result<String> {
-        let mut filled = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once('[') {
-            filled += before;
-            rest = after;
-            match after.split_once(']') {
-                Some((name, after)) if is_name(name) => {
-                    filled += self.value(name)?;
-                    rest = after;
-                }
-                Some(("[", after)) => {
-                    filled.push('[');
-                    rest = after;
-                }
-                _ => filled.push('['),
-            }
-        }
-        Ok(filled + rest)
+        Ok(self.parts(text)?.join("[..]"))
     }
 
-    /// A line that a pattern matches, as a pattern: values that are whole words become their `[NAME]`.
+    /// The same, split at every `[..]`.
+    pub(crate) fn parts(&self, text: &str) -> anyhow::Result<Vec<String>> {
+        let (mut parts, mut part, mut rest) = (Vec::new(), String::new(), text);
+        while let Some((before, after)) = rest.split_once('[') {
+            part += before;
+            let (word, after) = bracketed(after).unwrap_or(("[", after));
+            rest = after;
+            match word {
+                ".." => parts.push(std::mem::take(&mut part)),
+                "[" => part.push('['),
+                name => part += self.value(name)?,
+            }
+        }
+        parts.push(part + rest);
+        Ok(parts)
+    }
+
+    /// The pattern for a line of output: values that are whole words become their `[NAME]`.
     pub(crate) fn unfill(&self, line: &str) -> String {
         let mut values: Vec<(&&str, &String)> = self.0.iter().collect();
         // If one value is part of another, the longer one is meant.
         values.sort_by_key(|(_, value)| std::cmp::Reverse(value.len()));
-        let mut unfilled = String::new();
-        let mut at = 0;
+        let (mut unfilled, mut at) = (String::new(), 0);
         while let Some(c) = line[at..].chars().next() {
-            let found = values.iter().find(|(_, value)| is_value_at(line, at, value));
-            match found {
-                Some((name, value)) => {
-                    unfilled += &format!("[{name}]");
-                    at += value.len();
-                }
-                None => {
-                    let after = &line[at + c.len_utf8()..];
-                    let is_special =
-                        after.split_once(']').is_some_and(|(name, _)| matches!(name, ".." | "[") || is_name(name));
-                    match c {
-                        '[' if is_special => unfilled += "[[]",
-                        other => unfilled.push(other),
-                    }
-                    at += c.len_utf8();
-                }
-            }
+            let (piece, length) = match values.iter().find(|(_, value)| is_value_at(line, at, value)) {
+                Some((name, value)) => (format!("[{name}]"), value.len()),
+                None if c == '[' && bracketed(&line[at + 1..]).is_some() => ("[[]".to_owned(), 1),
+                None => (c.to_string(), c.len_utf8()),
+            };
+            unfilled += &piece;
+            at += length;
         }
         unfilled
     }
 }
 
-/// Whether a value stands at a place of a line, as a whole word; a number only where it is called a pid.
+/// Whether `value` is at this place in a line, as a whole word; a number must follow the word "pid".
 fn is_value_at(line: &str, at: usize, value: &str) -> bool {
     let (before, rest) = line.split_at(at);
     let Some(after) = rest.strip_prefix(value).filter(|_| !value.is_empty()) else { return false };
@@ -85,8 +74,13 @@ fn is_value_at(line: &str, at: usize, value: &str) -> bool {
     !before.ends_with(is_word) && !after.starts_with(is_word) && (!is_number || is_called_pid)
 }
 
-/// Whether it may be a placeholder's name: capital letters and `_`.
-pub(crate) fn is_name(name: &str) -> bool {
+/// What stands between `[` and `]` in a text that starts behind the `[`, and the rest; None if it is plain text.
+fn bracketed(text: &str) -> Option<(&str, &str)> {
+    text.split_once(']').filter(|(word, _)| matches!(*word, ".." | "[") || is_name(word))
+}
+
+/// Whether this is a placeholder's name: capital letters and `_`.
+fn is_name(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
 }
 

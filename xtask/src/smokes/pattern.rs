@@ -1,4 +1,4 @@
-//! What a text must be: lines with wildcards and placeholders, read once.
+//! Patterns for texts: lines with wildcards and placeholders.
 
 use crate::smokes::names::Names;
 
@@ -13,51 +13,31 @@ pub(crate) enum Line {
     Parts(Vec<String>),
 }
 
-/// The lines of a text. A last line without a newline has a mark in its place, so that it differs.
-pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> + Clone {
-    let end = if text.is_empty() || text.ends_with('\n') { None } else { Some(NO_NEWLINE) };
-    // Split at LF alone: a CR is part of its line.
-    text.strip_suffix('\n').unwrap_or(text).split('\n').filter(move |_| !text.is_empty()).chain(end)
-}
+/// Maximum number of steps of a comparison: twice the lines of the largest output, and some.
+const MAX_STEPS: usize = 20_000_000;
 
-/// Follows a last line that does not end.
-pub(crate) const NO_NEWLINE: &str = "\\ no newline at the end";
+/// Follows a last line that has no newline. With its own LF no line of a text is like it.
+pub(crate) const NO_NEWLINE: &str = "\\ no newline at the end\n";
+
+/// The lines of a text, split at LF alone: a CR is part of its line. If the last one has no newline,
+/// [`NO_NEWLINE`] follows it.
+pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> + Clone {
+    let is_open = !text.is_empty() && !text.ends_with('\n');
+    text.split_terminator('\n').chain(is_open.then_some(NO_NEWLINE))
+}
 
 /// Reads one line of a pattern: `[..]` is any text, `[NAME]` a value, and `[[]` a bracket.
 pub(crate) fn line(line: &str, names: &Names) -> anyhow::Result<Line> {
-    if line == ANY_LINES {
-        return Ok(Line::AnyLines);
-    }
-    let mut parts = vec![String::new()];
-    let mut rest = line;
-    while let Some((before, after)) = rest.split_once('[') {
-        let last = parts.len() - 1;
-        parts[last] += before;
-        rest = after;
-        match after.split_once(']') {
-            Some(("..", after)) => {
-                parts.push(String::new());
-                rest = after;
-            }
-            Some(("[", after)) => {
-                parts[last].push('[');
-                rest = after;
-            }
-            Some((name, after)) if crate::smokes::names::is_name(name) => {
-                parts[last] += names.value(name)?;
-                rest = after;
-            }
-            _ => parts[last].push('['),
-        }
-    }
-    let last = parts.len() - 1;
-    parts[last] += rest;
-    Ok(Line::Parts(parts))
+    if line == ANY_LINES { Ok(Line::AnyLines) } else { Ok(Line::Parts(names.parts(line)?)) }
 }
 
 impl Line {
     pub(crate) fn matches(&self, line: &str) -> bool {
         let Line::Parts(parts) = self else { return false };
+        // Only itself is like it: no wildcard stands for a missing newline.
+        if line == NO_NEWLINE {
+            return parts.len() == 1 && parts[0] == NO_NEWLINE;
+        }
         let [first, middle @ .., last] = &parts[..] else { return parts.first().is_some_and(|part| part == line) };
         let Some(mut rest) = line.strip_prefix(&first[..]) else { return false };
         for part in middle {
@@ -68,13 +48,17 @@ impl Line {
     }
 }
 
-/// Whether a whole text matches: in time that does not grow with the product of both, unless it is full of `...`.
+/// Whether a whole text matches. What takes too many steps to find out does not.
 pub(crate) fn matches(pattern: &[Line], text: &str) -> bool {
     let mut lines = lines(text).peekable();
-    let mut at = 0;
-    // Where to go on after the last `...` when what follows it does not match here.
+    let (mut at, mut steps) = (0, 0);
+    // Where to resume after the last `...` when what follows it does not match here.
     let mut retry = None;
     loop {
+        steps += 1;
+        if steps > MAX_STEPS {
+            return false;
+        }
         match (pattern.get(at), lines.peek()) {
             (Some(Line::AnyLines), _) => {
                 at += 1;

@@ -8,12 +8,13 @@
 //! ```
 //! ```
 
-use crate::smokes::case::{Base, Case, Expect, StagePlan, Text, TextExpect};
+use crate::smokes::case::{Base, Case};
 use crate::smokes::smoke::{Kind, Smoke};
 use crate::sys::file::{self, Links};
 use crate::text::path;
 use anyhow::{Context, anyhow, bail};
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -50,6 +51,12 @@ pub(crate) fn smokes(readme: &Path, bases: &BTreeMap<String, Base>) -> anyhow::R
     Ok(smokes)
 }
 
+/// A case of a README's text, if it is there; without the demo.
+pub(crate) fn case_in(text: &str, name: &str) -> Option<Case> {
+    let blocks = text.match_indices(BLOCK).filter_map(|(start, _)| block(text, start).ok());
+    blocks.into_iter().find(|(found, _)| found == name).map(|(_, case)| case)
+}
+
 /// The README with another output in place of a case's.
 pub(crate) fn with_output(text: &str, output: Range<usize>, pattern: &str) -> String {
     format!("{}{}{}", &text[..output.start], pattern.replace("[ROOT]", CLONE), &text[output.end..])
@@ -62,7 +69,7 @@ fn block(text: &str, start: usize) -> anyhow::Result<(String, Case)> {
     let (info, body) = block[..end].split_once('\n').context("the block is empty")?;
     let (name, code) = match info[BLOCK.len()..].split(' ').collect::<Vec<&str>>()[..] {
         [name] => (name, 0),
-        [name, "exit", code] => (name, code.parse().map_err(|_| anyhow!("`{code}` is no exit code"))?),
+        [name, "exit", code] => (name, code.parse::<i32>().map_err(|_| anyhow!("`{code}` is no exit code"))?),
         _ => bail!("a case is written `console NAME` or `console NAME exit CODE`"),
     };
     let (command, shown) = body.split_once('\n').context("the block has no command")?;
@@ -72,26 +79,12 @@ fn block(text: &str, start: usize) -> anyhow::Result<(String, Case)> {
         bail!("the command is not made of plain words");
     }
     let shown_at = start + end - shown.len();
-    let is: Text = Spanned::new(shown_at..start + end, shown.replace(CLONE, "[ROOT]"));
-    let expect = Expect {
-        exit: Spanned::new(start..start, code),
-        stdout: TextExpect { is: Some(is), ..TextExpect::default() },
-        stderr: TextExpect::default(),
-        // An example may well be of something that writes.
-        writes: true,
-        present: Vec::new(),
-        absent: Vec::new(),
-    };
-    let case = Case {
-        args: command.split_ascii_whitespace().map(str::to_owned).collect(),
-        env: BTreeMap::new(),
-        sees_all: false,
-        proves_absence: false,
-        bare_path: false,
-        original: None,
-        stage: StagePlan::default(),
-        expect: Spanned::new(start..start, expect),
-    };
+    // An example may be of a command that writes.
+    let mut case: Case = toml::from_str(&format!("args = []\nexpect = {{ exit = {code}, writes = true }}"))?;
+    case.args = command.split_ascii_whitespace().map(str::to_owned).collect();
+    let mut expect = case.expect.into_inner();
+    expect.stdout.is = Some(Spanned::new(shown_at..start + end, shown.replace(CLONE, "[ROOT]")));
+    case.expect = Spanned::new(start..start, expect);
     Ok((name.to_owned(), case))
 }
 
@@ -99,11 +92,14 @@ fn block(text: &str, start: usize) -> anyhow::Result<(String, Case)> {
 fn demo(checkout: &Path) -> anyhow::Result<Vec<(String, String)>> {
     let (mut files, mut folders) = (Vec::new(), vec![PathBuf::from("fixtures/demo")]);
     while let Some(folder) = folders.pop() {
-        let cannot_read = || format!("cannot read the demo in {}", path(&folder));
-        for entry in std::fs::read_dir(checkout.join(&folder)).with_context(cannot_read)? {
-            let entry = entry.with_context(cannot_read)?;
+        let entries = std::fs::read_dir(checkout.join(&folder)).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        for entry in entries.with_context(|| format!("cannot read the demo in {}", path(&folder)))? {
+            // A lock that somebody has tried out is not part of it.
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
             let at = folder.join(entry.file_name());
-            match entry.file_type().with_context(cannot_read)?.is_dir() {
+            match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 true => folders.push(at),
                 false => files.push((at.to_string_lossy().into_owned(), read(&checkout.join(&at))?)),
             }

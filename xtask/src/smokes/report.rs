@@ -1,10 +1,10 @@
 //! Prints a run of the smokes from its events. Nothing else prints during a run.
 
-use crate::cli::{self, Via};
+use crate::cli;
 use crate::config::Position;
 use crate::env::Env;
 use crate::output;
-use crate::smokes::smoke::{Kind, Outcome, Smoke};
+use crate::smokes::smoke::{Kind, Outcome, Smoke, selection};
 use crate::text::{indented, shell_word};
 use crate::verdict::Verdict;
 use std::cmp::Reverse;
@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// Number of the slowest smokes named.
+/// Number of slowest smokes shown.
 const SLOWEST_SHOWN: usize = 3;
 
 /// What happens during a run.
@@ -65,7 +65,9 @@ impl<'a> Reporter<'a> {
             Outcome::Failed(problems) => {
                 let (took_ms, annotation) = (took.as_millis(), self.annotation(smoke, problems).unwrap_or_default());
                 let problems: String = problems.iter().map(|problem| indented("    ", problem)).collect();
-                let again = format!("again: cargo xtask smokes {name} --keep{}", self.given());
+                let options = selection(self.options).into_iter();
+                let options: String = options.map(|word| format!(" {}", shell_word(&word.to_string_lossy()))).collect();
+                let again = format!("again: cargo xtask smokes {name} --keep{options}");
                 format!("FAIL: {name} ({took_ms} ms)\n{problems}    {again}\n{annotation}")
             }
         };
@@ -76,7 +78,7 @@ impl<'a> Reporter<'a> {
         self.ended.iter().filter(|(.., outcome)| is_counted(outcome)).count()
     }
 
-    /// Prints the summary, and gives the answer.
+    /// Prints the summary.
     pub(crate) fn verdict(mut self) -> anyhow::Result<Verdict> {
         self.hide_status();
         let failed = self.count(|outcome| matches!(outcome, Outcome::Failed(_)));
@@ -107,7 +109,7 @@ impl<'a> Reporter<'a> {
         Ok(Verdict::Yes)
     }
 
-    /// Shows on a terminal how far the run is, and what is running.
+    /// Shows the progress of the run on a terminal.
     fn show_status(&self) {
         if self.is_watched && !self.running.is_empty() {
             let running = self.running.iter().copied().collect::<Vec<_>>().join(", ");
@@ -121,16 +123,6 @@ impl<'a> Reporter<'a> {
         if self.is_watched {
             output::show_progress(None);
         }
-    }
-
-    /// The options that choose what is run.
-    fn given(&self) -> String {
-        let via = if self.options.via == Via::Scripts { " --via scripts" } else { "" };
-        let bin = self.options.bin.as_ref().map(|bin| format!(" --bin {}", shell_word(&bin.to_string_lossy())));
-        let flags =
-            [(self.options.include_container, " --include-container"), (self.options.include_vm, " --include-vm")];
-        let flags = flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).collect::<String>();
-        via.to_owned() + &bin.unwrap_or_default() + &flags
     }
 
     /// A workflow command that marks the case's file on GitHub.

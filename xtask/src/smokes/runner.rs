@@ -3,20 +3,21 @@
 use crate::cli::{self, Via};
 use crate::env::Env;
 use crate::smokes::bless::blessed;
-use crate::smokes::case::{Case, Expect, HolderKind, Original, StagePlan, Text, Unlinked};
-use crate::smokes::expect::{ADDED, check_text, decoded, excerpt};
+use crate::smokes::case::{Case, Expect, Original, StagePlan, Text, Unlinked};
+use crate::smokes::expect::{ADDED, check_text, decoded, excerpt, find_line};
 use crate::smokes::holder::LiveHolder;
 use crate::smokes::names::Names;
-use crate::smokes::orphans::Orphans;
-use crate::smokes::pattern;
+use crate::smokes::orphans::{self, Orphans};
+use crate::smokes::readme;
 use crate::smokes::smoke::{Kind, Outcome, Setup, Smoke};
-use crate::smokes::stage::{Stage, changes};
+use crate::smokes::stage::{self, Stage, changes};
 use crate::sys::child::{self, End, Finished};
 use crate::sys::procfs;
-use crate::text::indented;
+use crate::text::printable;
 use anyhow::Context;
 use rustix::process::geteuid;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -35,18 +36,16 @@ pub(crate) fn timeout(smoke: &Smoke) -> Duration {
     if matches!(smoke.kind, Kind::Script) { SCRIPT_TIMEOUT } else { CASE_TIMEOUT }
 }
 
-/// Why a smoke is not run.
-pub(crate) enum Skip {
-    /// It was not asked for, or its user may not.
-    Because(String),
-    /// There is no such program.
-    NoTool(&'static str),
+/// Why a smoke cannot run here.
+pub(crate) struct Skip {
+    pub(crate) why: String,
+    /// It fails the run: where nobody is watching, nothing may be left out silently.
+    pub(crate) is_failure: bool,
 }
 
 impl Skip {
-    /// Why a smoke cannot run here, if it cannot.
     pub(crate) fn of(smoke: &Smoke, env: &Env, options: &cli::Smokes) -> Option<Skip> {
-        let because = |why: &str| Some(Skip::Because(why.to_owned()));
+        let because = |why: &str| Some(Skip { why: why.to_owned(), is_failure: false });
         let needs = match &smoke.kind {
             Kind::Script if smoke.name.contains("container") && !options.include_container => {
                 return because("pass --include-container to run");
@@ -69,41 +68,46 @@ impl Skip {
             }
             Kind::Case(case, _) => case.stage.held()?.by.needs(),
         };
-        needs.iter().find(|program| env.program(program).is_none()).map(|program| Skip::NoTool(program))
+        let missing = needs.iter().find(|program| env.program(program).is_none())?;
+        Some(Skip { why: format!("no `{missing}` on PATH"), is_failure: Skip::is_forbidden(smoke, env, options) })
     }
 
-    /// Whether that fails the run: nothing may be left out silently where nobody is watching.
-    pub(crate) fn is_failure(&self, smoke: &Smoke, env: &Env, options: &cli::Smokes) -> bool {
-        let is_allowed = || env.allowed_skips.iter().chain(&options.allow_skip).any(|name| *name == smoke.name);
-        matches!(self, Skip::NoTool(_)) && env.ci && !is_allowed()
-    }
-
-    pub(crate) fn why(&self) -> String {
-        match self {
-            Skip::Because(why) => why.clone(),
-            Skip::NoTool(program) => format!("no `{program}` on PATH"),
-        }
+    fn is_forbidden(smoke: &Smoke, env: &Env, options: &cli::Smokes) -> bool {
+        env.ci && !env.allowed_skips.iter().chain(&options.allow_skip).any(|name| *name == smoke.name)
     }
 }
 
 /// Runs a smoke on a stage in a new folder.
 pub(crate) fn run(smoke: &Smoke, setup: &Setup, folder: &Path, orphans: &mut Orphans) -> Outcome {
-    if let Some(skip) = Skip::of(smoke, setup.env, setup.options) {
-        return match skip.is_failure(smoke, setup.env, setup.options) {
-            true => Outcome::Failed(vec![format!("{}\nhint: install it, or --allow-skip {}", skip.why(), smoke.name)]),
-            false => Outcome::Skipped(skip.why()),
-        };
-    }
-    let outcome = Stage::new(folder, &setup.programs).and_then(|stage| match &smoke.kind {
-        Kind::Case(case, text) => run_case(smoke, case, text, setup, stage, orphans),
-        Kind::Script => run_script(smoke, setup, stage, orphans),
-    });
-    outcome.unwrap_or_else(|error| {
-        orphans.leaks(setup.cancel);
-        match setup.cancel.is_caught() {
-            true => Outcome::Cancelled,
-            false => Outcome::Failed(vec![format!("it could not be run: {error:#}")]),
+    match Skip::of(smoke, setup.env, setup.options) {
+        Some(Skip { why, is_failure: true }) => {
+            return Outcome::Failed(vec![format!("{why}\nhint: install it, or --allow-skip {}", smoke.name)]);
         }
+        Some(Skip { why, .. }) => return Outcome::Skipped(why),
+        None => {}
+    }
+    let result = Stage::new(folder, &setup.programs).and_then(|mut stage| {
+        let mut result = match &smoke.kind {
+            Kind::Case(case, text) => run_case(smoke, case, text, setup, &mut stage, orphans),
+            Kind::Script => run_script(smoke, setup, &stage, orphans),
+        };
+        match &mut result {
+            Ok(Outcome::Failed(problems)) if setup.options.keep && matches!(smoke.kind, Kind::Case(..)) => {
+                problems.push(format!("its stage is kept: {}", stage.root.display()));
+            }
+            Ok(Outcome::Failed(_)) => _ = stage::remove(&stage.root),
+            Ok(_) => stage::remove(&stage.root).context("cannot remove the stage")?,
+            Err(_) => {
+                // What it has started may still write there.
+                orphans.leaks(setup.cancel);
+                _ = stage::remove(&stage.root);
+            }
+        }
+        result
+    });
+    result.unwrap_or_else(|error| match setup.cancel.is_caught() {
+        true => Outcome::Cancelled,
+        false => Outcome::Failed(vec![format!("it could not be run: {error:#}")]),
     })
 }
 
@@ -112,100 +116,80 @@ fn run_case(
     case: &Case,
     text: &str,
     setup: &Setup,
-    mut stage: Stage,
+    stage: &mut Stage,
     orphans: &mut Orphans,
 ) -> anyhow::Result<Outcome> {
     stage.set(&case.stage)?;
     if setup.options.via == Via::Scripts {
-        link_scripts(&stage, &setup.repo_root)?;
+        link_scripts(stage, &setup.repo_root)?;
     }
-    let holder = start_holder(case, setup, &mut stage)?;
-    let mut command = command(case, setup, &stage)?;
+    let holder = case.stage.held().map(|plan| LiveHolder::start(plan, stage, setup)).transpose()?;
+    let mut command = command(case, setup, stage)?;
     let snapshot = || stage.snapshot().context("cannot read the stage");
-    let before = snapshot()?;
+    let (before, known) = (snapshot()?, orphans::children());
     let finished = child::run(&mut command, CASE_TIMEOUT, setup.cancel).context("cannot start the program")?;
+    orphans.settle(&known, setup.cancel);
     let may_write = case.expect.get_ref().writes;
     let changes = if may_write { Vec::new() } else { changes(&before, &snapshot()?) };
     drop(holder);
     let mut others = orphans.leaks(setup.cancel);
+    others.extend(
+        finished.left.iter().map(|pid| format!("it left process {pid} of its group running, which was killed")),
+    );
     if finished.end == End::Cancelled {
         return Ok(Outcome::Cancelled);
     }
     // Our own scripts must print everything.
     let is_original = setup.options.via == Via::Scripts && !setup.repo_root.join("scripts/xtask.sh").exists();
-    let mut problems = mismatches(case, &finished, &stage, if is_original { &ADDED } else { &[] })?;
+    let mut problems = mismatches(case, &finished, stage, if is_original { &ADDED } else { &[] })?;
     // No expectation can allow these.
     if finished.is_cut {
         others.push("it printed more than 8 MiB, of which the rest was not looked at".to_owned());
     }
     if !changes.is_empty() {
-        others.push(format!("the stage was changed:\n{}", indented("  ", &changes.join("\n"))));
+        others.push(format!("the stage was changed:\n{}", excerpt(&changes.join("\n"))));
     }
     if let Some(original) = case.original.as_ref().filter(|_| is_original) {
-        stage.close().context("cannot remove the stage")?;
-        return Ok(against_original(original, case, &finished, problems));
+        return against_original(original, case, &finished, &stage.names, problems);
     }
     if problems.is_empty() && others.is_empty() {
-        stage.close().context("cannot remove the stage")?;
         return Ok(Outcome::Passed);
     }
     if setup.options.bless && others.is_empty() {
-        match bless(smoke, case, text, &finished, &stage)? {
-            true => return Ok(Outcome::Blessed),
-            false => problems
-                .push("--bless cannot rewrite it: only `exit` and `is` are rewritten, up to 400 lines".to_owned()),
+        if bless(smoke, case, text, &finished, stage)? {
+            return Ok(Outcome::Blessed);
         }
+        problems.push("--bless cannot rewrite it: only `exit` and `is` are rewritten, up to 400 lines".to_owned());
     }
     problems.extend(others);
-    if setup.options.keep {
-        problems.push(format!("its stage is kept: {}", stage.keep().display()));
-    }
     Ok(Outcome::Failed(problems))
 }
 
-/// Whether the original differs as it is said to.
-fn against_original(original: &Original, case: &Case, finished: &Finished, mut problems: Vec<String>) -> Outcome {
+/// Whether the original differs as the case says.
+fn against_original(
+    original: &Original,
+    case: &Case,
+    finished: &Finished,
+    names: &Names,
+    mut problems: Vec<String>,
+) -> anyhow::Result<Outcome> {
     if problems.is_empty() {
-        return Outcome::Failed(vec![format!("the original does as expected here, although `{}`", original.why)]);
+        return Ok(Outcome::Failed(vec![format!("the original does as expected here, although `{}`", original.why)]));
     }
     let exit = original.exit.unwrap_or(*case.expect.get_ref().exit.get_ref());
-    let ends_so = match finished.end {
+    let mut is_as_said = match finished.end {
         End::Exited(status) => !original.hangs && status.code() == Some(exit),
         end => original.hangs && end == End::TimedOut,
     };
-    let names = Names::default();
-    let line = original.line.as_ref().map(|line| pattern::line(line, &names));
-    let texts = [&finished.stdout, &finished.stderr].map(|bytes| decoded(bytes));
-    let has_line = match &line {
-        Some(Ok(line)) => texts.iter().any(|text| pattern::lines(text).any(|found| line.matches(found))),
-        Some(Err(_)) => false,
-        None => true,
-    };
-    if ends_so && has_line {
-        return Outcome::ExpectedFailure(original.why.clone());
+    if let Some(line) = &original.line {
+        let has_line = |output: &[u8]| find_line(line, names, &decoded(output)).map(|found| found.is_some());
+        is_as_said &= has_line(&finished.stdout)? || has_line(&finished.stderr)?;
+    }
+    if is_as_said {
+        return Ok(Outcome::ExpectedFailure(original.why.clone()));
     }
     problems.insert(0, format!("the original does not differ as said: `{}`", original.why));
-    Outcome::Failed(problems)
-}
-
-fn start_holder(case: &Case, setup: &Setup, stage: &mut Stage) -> anyhow::Result<Option<LiveHolder>> {
-    let Some(plan) = case.stage.held() else { return Ok(None) };
-    let at = plan.at.get_ref();
-    // A holder creates the lock file in its folder.
-    match plan.by {
-        HolderKind::Nobody => stage.write(at, "")?,
-        _ => stage.at(at, |_, _| Ok(()))?,
-    }
-    let holder = LiveHolder::start(plan, stage, setup)?;
-    stage.names.set("HOLDER_PID", holder.pid);
-    stage.names.set("LEADER_PID", holder.leader_pid);
-    if let Some(sidecar) = &plan.sidecar {
-        stage.write(&format!("{at}.meta"), sidecar)?;
-    }
-    if let Some(how) = plan.unlinked {
-        stage.unlink(at, how)?;
-    }
-    Ok(Some(holder))
+    Ok(Outcome::Failed(problems))
 }
 
 /// What the case runs, with its arguments and environment.
@@ -226,19 +210,16 @@ fn command(case: &Case, setup: &Setup, stage: &Stage) -> anyhow::Result<Command>
     Ok(command)
 }
 
-/// Puts the scripts of a checkout on the stage, where they find each other; but for the one that looks for tokens on this
-/// machine. They need the real jq.
+/// Puts the scripts of a checkout on the stage, where they find each other, except the one that searches this machine for
+/// tokens. They need the real jq.
 fn link_scripts(stage: &Stage, repo_root: &Path) -> anyhow::Result<()> {
-    stage.unlink("bin/jq", Unlinked::Deleted).or_else(|error| match stage.root.join("bin/jq").exists() {
-        true => Err(error),
-        false => Ok(()),
-    })?;
+    if stage.root.join("bin/jq").exists() {
+        stage.unlink("bin/jq", Unlinked::Deleted)?;
+    }
     for folder in ["scripts", "scripts/lib"] {
-        let cannot_read = || format!("cannot read the scripts in {}", repo_root.join(folder).display());
-        let Ok(entries) = fs::read_dir(repo_root.join(folder)) else { continue };
-        for entry in entries {
-            let script = entry.with_context(cannot_read)?.path();
-            let name = script.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        for entry in fs::read_dir(repo_root.join(folder)).into_iter().flatten() {
+            let script = entry.context("cannot read the scripts")?.path();
+            let name = script.file_name().unwrap_or_default().to_string_lossy();
             if script.is_file() && name != "discover-discord-token.sh" {
                 stage.link(&format!("repo/{folder}/{name}"), &script)?;
             }
@@ -273,8 +254,13 @@ fn mismatches(case: &Case, finished: &Finished, stage: &Stage, not_asked: &[&str
         problems.extend(check_text(name, expect, &stage.names, not_asked, &decoded(bytes))?);
     }
     for (paths, exists, what) in [(present, true, "does not exist"), (absent, false, "still exists")] {
-        let exists_now = |path: &&Text| stage.root.join(path.get_ref()).symlink_metadata().is_ok();
-        let wrong = paths.iter().filter(|path| exists_now(path) != exists);
+        let is_wrong = |path: &&Text| match stage.root.join(path.get_ref()).symlink_metadata() {
+            Ok(_) => !exists,
+            Err(error) if error.kind() == ErrorKind::NotFound => exists,
+            // Nobody knows.
+            Err(_) => true,
+        };
+        let wrong = paths.iter().filter(is_wrong);
         problems.extend(wrong.map(|path| format!("{} {what}", path.get_ref())));
     }
     Ok(problems)
@@ -284,10 +270,13 @@ fn mismatches(case: &Case, finished: &Finished, stage: &Stage, not_asked: &[&str
 fn bless(smoke: &Smoke, case: &Case, text: &str, finished: &Finished, stage: &Stage) -> anyhow::Result<bool> {
     let is_readme = smoke.file.extension().is_some_and(|ending| ending == "md");
     let Some(rewritten) = blessed(text, case, finished, &stage.names, is_readme)? else { return Ok(false) };
-    let passes = match toml::from_str(&rewritten) {
-        Ok(again) => mismatches(&again, finished, stage, &[])?.is_empty(),
-        // Its output is all that was rewritten, and it was made to match.
-        Err(_) => is_readme,
+    let again = match is_readme {
+        true => readme::case_in(&rewritten, &smoke.name),
+        false => toml::from_str(&rewritten).ok(),
+    };
+    let passes = match again {
+        Some(again) => mismatches(&again, finished, stage, &[])?.is_empty(),
+        None => false,
     };
     if passes {
         fs::write(&smoke.file, rewritten).with_context(|| format!("cannot write {}", smoke.file.display()))?;
@@ -296,7 +285,7 @@ fn bless(smoke: &Smoke, case: &Case, text: &str, finished: &Finished, stage: &St
 }
 
 /// Runs a script on an empty stage.
-fn run_script(smoke: &Smoke, setup: &Setup, stage: Stage, orphans: &mut Orphans) -> anyhow::Result<Outcome> {
+fn run_script(smoke: &Smoke, setup: &Setup, stage: &Stage, orphans: &mut Orphans) -> anyhow::Result<Outcome> {
     stage.set(&StagePlan::default())?;
     let mut command = stage.command("bash", Some(setup));
     command
@@ -305,21 +294,28 @@ fn run_script(smoke: &Smoke, setup: &Setup, stage: Stage, orphans: &mut Orphans)
         .env("DCE_MIN_FREE_MB", "0")
         .envs(Env::smoke_options());
     let finished = child::run(&mut command, SCRIPT_TIMEOUT, setup.cancel).context("cannot start bash")?;
-    let leaks = orphans.leaks(setup.cancel);
-    stage.close().context("cannot remove the stage")?;
+    let mut problems = orphans.leaks(setup.cancel);
+    if finished.is_cut {
+        problems.push("it printed more than 8 MiB".to_owned());
+    }
     let printed = [&finished.stdout, &finished.stderr].map(|bytes| decoded(bytes));
     let why_skipped = printed[0].lines().next().and_then(|line| line.strip_prefix("SKIP:")).map(str::trim);
-    let ended = match finished.end {
+    match finished.end {
         End::Cancelled => return Ok(Outcome::Cancelled),
-        End::TimedOut => Some(format!("it was killed after {} s", SCRIPT_TIMEOUT.as_secs())),
+        End::TimedOut => problems.insert(0, format!("it was killed after {} s", SCRIPT_TIMEOUT.as_secs())),
         End::Exited(status)
-            if leaks.is_empty() && (status.code() == Some(SKIPPED) || (status.success() && why_skipped.is_some())) =>
+            if problems.is_empty()
+                && (status.code() == Some(SKIPPED) || (status.success() && why_skipped.is_some())) =>
         {
-            return Ok(Outcome::Skipped(why_skipped.unwrap_or("exit code 77").to_owned()));
+            let why = printable(why_skipped.unwrap_or("exit code 77")).replace("##[", "##\\[");
+            return Ok(match Skip::is_forbidden(smoke, setup.env, setup.options) {
+                true => Outcome::Failed(vec![format!("{why}\nhint: install it, or --allow-skip {}", smoke.name)]),
+                false => Outcome::Skipped(why),
+            });
         }
-        End::Exited(status) => (!status.success()).then(|| format!("it ended with {}", child::status_text(status))),
-    };
-    let mut problems: Vec<String> = ended.into_iter().chain(leaks).collect();
+        End::Exited(status) if status.success() => {}
+        End::Exited(status) => problems.insert(0, format!("it ended with {}", child::status_text(status))),
+    }
     if problems.is_empty() {
         return Ok(Outcome::Passed);
     }

@@ -1,15 +1,16 @@
 //! A smoke, how it ended, and what all smokes of a run share.
 
-use crate::cli;
+use crate::cli::{self, Via};
 use crate::env::Env;
 use crate::smokes::case::Case;
 use crate::sys::signals::Signals;
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
 pub(crate) struct Smoke {
-    /// Its file's name without the ending.
+    /// Its file's name without the extension, or the name of its block in README.md.
     pub(crate) name: String,
     pub(crate) file: PathBuf,
     pub(crate) kind: Kind,
@@ -43,13 +44,25 @@ pub(crate) struct Setup<'a> {
     pub(crate) env: &'a Env,
     /// The program under test.
     pub(crate) bin: PathBuf,
-    /// This program: holders are real, whatever is tested.
+    /// This program: the holders run it, whatever is tested.
     pub(crate) own: PathBuf,
     /// The folder of the programs that cases use.
     pub(crate) programs: PathBuf,
     /// The checkout whose scripts are run.
     pub(crate) repo_root: PathBuf,
     pub(crate) cancel: &'a Signals,
-    /// The stages that nobody has removed.
+    /// The stages whose processes did not remove them.
     pub(crate) left: Mutex<Vec<PathBuf>>,
+}
+
+/// The options that select what is run, as words of a command line.
+pub(crate) fn selection(options: &cli::Smokes) -> Vec<OsString> {
+    let mut words: Vec<OsString> = Vec::new();
+    if options.via == Via::Scripts {
+        words.extend(["--via".into(), "scripts".into()]);
+    }
+    words.extend(options.bin.iter().flat_map(|bin| ["--bin".into(), bin.into()]));
+    words.extend(options.include_container.then(|| "--include-container".into()));
+    words.extend(options.include_vm.then(|| "--include-vm".into()));
+    words
 }

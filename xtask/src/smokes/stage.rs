@@ -1,5 +1,5 @@
-//! A case's stage: a fresh folder with everything that the case asks for, removed afterwards. Nobody leaves it: every
-//! path is opened beneath it, and a link in a path is an error.
+//! A case's stage: a new folder with everything that the case asks for. Nothing is created outside: every path is
+//! opened beneath it, and a link in a path is an error.
 
 use crate::smokes::case::{LockPlan, StagePlan, Unlinked};
 use crate::smokes::names::Names;
@@ -8,17 +8,17 @@ use crate::sys::child;
 use crate::sys::file::{self, Links, plain};
 use anyhow::{Context, anyhow};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, mkdirat, mknodat, open, openat2};
-use rustix::fs::{renameat, symlinkat, unlinkat};
+use rustix::fs::{ftruncate, renameat, symlinkat, unlinkat};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Maximum size of a file whose content a snapshot compares.
 const COMPARED_MAX_BYTES: u64 = 1 << 20;
@@ -26,13 +26,12 @@ const COMPARED_MAX_BYTES: u64 = 1 << 20;
 /// The folders that every stage has.
 const FOLDERS: [&str; 4] = ["archive", "bin", "home", "tmp"];
 
-/// Removed by [`Stage::close`], and on drop.
+/// A folder that exists until [`remove`] is called.
 pub(crate) struct Stage {
     /// Without links, as programs print it.
     pub(crate) root: PathBuf,
     pub(crate) names: Names,
     folder: OwnedFd,
-    is_kept: bool,
 }
 
 /// Everything on a stage, to see whether it changed: inode, mode, size, time of the last change, content.
@@ -50,7 +49,7 @@ impl Stage {
         names.set("SMOKES_PID", std::process::id());
         names.set("NOW", humantime::format_rfc3339_seconds(SystemTime::now()));
         let folder = open(&root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        Ok(Stage { folder: folder.with_context(cannot)?, root, names, is_kept: false })
+        Ok(Stage { folder: folder.with_context(cannot)?, root, names })
     }
 
     /// Creates everything on the plan, except for a lock that is held.
@@ -69,13 +68,18 @@ impl Stage {
             self.at(name.get_ref(), |folder, name| mknodat(folder, name, FileType::Fifo, Mode::RWXU, 0))?;
         }
         for (name, size) in &plan.holes {
-            self.at(name.get_ref(), |folder, name| Ok(File::from(create(folder, name)?).set_len(*size)))??;
+            self.at(name.get_ref(), |folder, name| ftruncate(create(folder, name)?, *size))?;
         }
         if let Some(LockPlan::Unheld { at, sidecar }) = &plan.lock {
             self.write(at.get_ref(), "")?;
             if let Some(sidecar) = sidecar {
                 self.write(&format!("{}.meta", at.get_ref()), sidecar)?;
             }
+        }
+        for (name, seconds) in &plan.times {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(*seconds);
+            self.at(name.get_ref(), |folder, name| Ok(File::from(open_file(folder, name)?).set_modified(time)))?
+                .with_context(|| format!("cannot set the time of {}", name.get_ref()))?;
         }
         // The deepest first: a folder may be closed by its mode.
         for (name, mode) in plan.modes.iter().rev() {
@@ -102,27 +106,23 @@ impl Stage {
 
     /// Makes a lock file disappear from its path.
     pub(crate) fn unlink(&self, lock: &str, how: Unlinked) -> anyhow::Result<()> {
-        self.at(lock, |folder, name| {
-            let with = |ending: &str| [name, OsStr::new(ending)].into_iter().collect::<std::ffi::OsString>();
-            match how {
-                Unlinked::Moved => renameat(folder, name, folder, with(".old")),
-                Unlinked::Deleted => unlinkat(folder, name, AtFlags::empty()),
-                Unlinked::DeletedWithSidecar => unlinkat(folder, name, AtFlags::empty())
-                    .and_then(|()| unlinkat(folder, with(".meta"), AtFlags::empty())),
-                Unlinked::Replaced => {
-                    unlinkat(folder, name, AtFlags::empty()).and_then(|()| create(folder, name).map(drop))
-                }
-            }
-        })
+        let delete = |path: &str| self.at(path, |folder, name| unlinkat(folder, name, AtFlags::empty()));
+        match how {
+            Unlinked::Moved => self.at(lock, |folder, name| {
+                renameat(folder, name, folder, [name, OsStr::new(".old")].into_iter().collect::<OsString>())
+            }),
+            Unlinked::Deleted => delete(lock),
+            Unlinked::DeletedWithSidecar => delete(lock).and_then(|()| delete(&format!("{lock}.meta"))),
+            Unlinked::Replaced => delete(lock).and_then(|()| self.write(lock, "")),
+        }
     }
 
-    /// Does something to a name in a folder of the stage, which is created if needed.
+    /// Acts on a name in a folder of the stage, which is created if needed.
     pub(crate) fn at<T>(
         &self,
         path: &str,
         act: impl FnOnce(BorrowedFd, &OsStr) -> rustix::io::Result<T>,
     ) -> anyhow::Result<T> {
-        use std::os::fd::AsFd;
         let cannot = |errno: Errno| match errno {
             Errno::LOOP => anyhow!("cannot create {path} on the stage: a link is in its path"),
             other => anyhow!("cannot create {path} on the stage: {}", plain(&other.into())),
@@ -167,11 +167,9 @@ impl Stage {
                 stat => stat?,
             };
             if stat.is_dir() {
-                match fs::read_dir(&path) {
+                match fs::read_dir(&path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()) {
                     Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
-                    entries => {
-                        left.extend(entries?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>()?)
-                    }
+                    entries => left.extend::<Vec<PathBuf>>(entries?),
                 }
             }
             // None if it is too large, unreadable, or not a regular file.
@@ -181,29 +179,9 @@ impl Stage {
         }
         Ok(snapshot)
     }
-
-    /// Leaves the folder where it is.
-    pub(crate) fn keep(mut self) -> PathBuf {
-        self.is_kept = true;
-        self.root.clone()
-    }
-
-    /// Removes the folder.
-    pub(crate) fn close(mut self) -> io::Result<()> {
-        self.is_kept = true;
-        remove(&self.root)
-    }
 }
 
-impl Drop for Stage {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            _ = remove(&self.root);
-        }
-    }
-}
-
-/// Removes a stage, be it ever so closed; nothing is done if there is none.
+/// Removes a stage, whatever its modes. It may already be gone.
 pub(crate) fn remove(root: &Path) -> io::Result<()> {
     match fs::remove_dir_all(root) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
@@ -215,7 +193,7 @@ pub(crate) fn remove(root: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes every folder writable again. What fails is told by the removal that follows.
+/// Makes every folder writable again. The removal that follows reports failures.
 fn open_up(folder: &Path) {
     _ = fs::set_permissions(folder, Permissions::from_mode(0o700));
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -236,6 +214,11 @@ fn make_folder(above: BorrowedFd, name: &OsStr) -> rustix::io::Result<()> {
 fn create(folder: BorrowedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat2(folder, name, flags, Mode::from_raw_mode(0o600), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
+}
+
+fn open_file(folder: BorrowedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    openat2(folder, name, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty(), beneath)
 }
 
 fn set_mode(folder: BorrowedFd, name: &OsStr, mode: u32) -> io::Result<()> {
@@ -307,7 +290,7 @@ mod tests {
         let stage = stage(folder.path());
         stage.set(&plan("files = { 'a/b/c' = '' }\nmodes = { 'a' = 0, 'a/b' = 0 }")).unwrap();
         assert!(stage.snapshot().is_ok());
-        stage.close().unwrap();
+        remove(&stage.root).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! The one place that starts other programs. [`run`] gives each a process group, a deadline and bounded output;
 //! [`spawn`] only starts it, as for the command of `lock-run`.
 
+use crate::sys::procfs;
 use crate::sys::signals::Signals;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -46,6 +47,8 @@ pub(crate) struct Finished {
     pub(crate) stderr: Vec<u8>,
     /// Some of the output was thrown away.
     pub(crate) is_cut: bool,
+    /// The other members of its group that still ran at its own end, and were killed.
+    pub(crate) left: Vec<i32>,
 }
 
 /// A process group, killed on drop.
@@ -114,10 +117,11 @@ impl Running {
     /// Waits for its end, as [`run`] does.
     pub(crate) fn finish(mut self, until: Instant, cancel: &Signals) -> io::Result<Finished> {
         let forced = watch(&self.group, &mut self.pipes, until, cancel)?;
+        let left = if forced.is_none() { self.group.others() } else { Vec::new() };
         let status = self.group.end()?;
         let is_cut = self.pipes.iter().any(|pipe| pipe.is_cut);
         let [stdout, stderr] = self.pipes.map(|pipe| pipe.output);
-        Ok(Finished { end: forced.unwrap_or(End::Exited(status)), stdout, stderr, is_cut })
+        Ok(Finished { end: forced.unwrap_or(End::Exited(status)), stdout, stderr, is_cut, left })
     }
 }
 
@@ -173,6 +177,14 @@ impl Group {
         self.leader.wait()?;
         self.is_reaped = true;
         Ok(())
+    }
+
+    /// The members that run, but for the leader.
+    fn others(&self) -> Vec<i32> {
+        let leader = self.leader.id() as i32;
+        let is_other =
+            |pid: &i32| *pid != leader && procfs::group(*pid) == Some(leader) && procfs::is_running(*pid as u64);
+        procfs::processes().unwrap_or_default().into_iter().filter(is_other).collect()
     }
 
     /// Kills whatever is left of the group, and waits for the leader.

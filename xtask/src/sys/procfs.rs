@@ -18,6 +18,9 @@ const FOLDER_BUFFER_BYTES: usize = 64 << 10;
 /// Maximum number of ancestors of a process that are looked at.
 const MAX_ANCESTORS: usize = 100;
 
+/// Maximum size read of the list of users.
+const PASSWD_MAX_BYTES: u64 = 1 << 20;
+
 /// Above any pid (`PID_MAX_LIMIT` in the kernel's include/linux/threads.h).
 const PID_LIMIT: u64 = 1 << 22;
 
@@ -89,9 +92,51 @@ pub(crate) fn command(pid: i32) -> Option<String> {
     read(&format!("/proc/{pid}/comm")).ok().map(|comm| comm.trim_end_matches('\n').to_owned())
 }
 
+/// The user of a process: the name in `/etc/passwd`, or else the number. No other directory is asked: it may not answer.
+pub(crate) fn user(pid: i32) -> Option<String> {
+    let status = read(&format!("/proc/{pid}/status")).ok()?;
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next())?;
+    let passwd = read_special("/etc/passwd", PASSWD_MAX_BYTES).unwrap_or_default();
+    let passwd = String::from_utf8_lossy(&passwd).into_owned();
+    let name = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then(|| name.to_owned())
+    });
+    Some(name.unwrap_or_else(|| uid.to_owned()))
+}
+
+/// The cgroup of a process, as this process sees it (cgroups(7)).
+pub(crate) fn cgroup(pid: i32) -> Option<String> {
+    let lines = read(&format!("/proc/{pid}/cgroup")).ok()?;
+    // Version 2 is hierarchy 0; of version 1, systemd's own.
+    let path = |line: &str| {
+        line.strip_prefix("0::").or_else(|| line.split_once(":name=systemd:").map(|(_, path)| path)).map(str::to_owned)
+    };
+    lines.lines().find_map(path)
+}
+
+/// The systemd unit in a cgroup's path: `cron.service`, `session-2.scope`.
+pub(crate) fn unit_in(cgroup: &str) -> Option<String> {
+    let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
+    cgroup.rsplit('/').find(is_unit).filter(|_| container_in(cgroup).is_none()).map(str::to_owned)
+}
+
+/// The short id of the container in a cgroup's path: docker's and podman's are 64 hexadecimal digits.
+pub(crate) fn container_in(cgroup: &str) -> Option<String> {
+    let mut ids = cgroup.rsplit(['/', '-', '.']).filter(|part| part.len() == 64);
+    ids.find(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit())).map(|id| id[..12].to_owned())
+}
+
 /// The pids of all processes that can be seen.
 pub(crate) fn processes() -> io::Result<Vec<i32>> {
     numbers(open_folder("/proc")?)
+}
+
+/// The process group of a process.
+pub(crate) fn group(pid: i32) -> Option<i32> {
+    let stat = read(&format!("/proc/{pid}/stat")).ok()?;
+    fields_from_3(&stat)?.nth(5 - 3)?.parse().ok()
 }
 
 /// A process, its parent, and so on.
@@ -147,6 +192,24 @@ fn fields_from_3(stat: &str) -> Option<impl Iterator<Item = &str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn units_and_containers_are_in_the_cgroup() {
+        let id = "0123456789abcdef".repeat(4);
+        let docker = format!("/system.slice/docker-{id}.scope");
+        let podman = format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{id}.scope/container");
+        for (cgroup, unit, container) in [
+            ("/system.slice/cron.service", Some("cron.service"), None),
+            ("/user.slice/user-0.slice/session-2.scope", Some("session-2.scope"), None),
+            ("/", None, None),
+            (&docker, None, Some("0123456789ab")),
+            (&podman, None, Some("0123456789ab")),
+            (&format!("/docker/{id}"), None, Some("0123456789ab")),
+        ] {
+            assert_eq!((unit_in(cgroup).as_deref(), container_in(cgroup).as_deref()), (unit, container), "{cgroup}");
+        }
+        assert!(user(std::process::id() as i32).is_some());
+    }
 
     #[test]
     fn start_is_counted_from_the_last_parenthesis() {

@@ -7,7 +7,7 @@ use crate::sys::procfs;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::io::ioctl_fionbio;
 use signal_hook::{flag, low_level::pipe};
-use std::io::{self, PipeReader, PipeWriter, Read};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +16,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) struct Signals {
     wake: PipeReader,
     /// Kept open: a pipe without writers is readable.
-    _writer: PipeWriter,
+    writer: PipeWriter,
     caught: Vec<(Signal, Arc<AtomicBool>)>,
+    is_requested: Arc<AtomicBool>,
+}
+
+/// Asks for the end as a signal does, also where the signals are ignored.
+pub(crate) struct Requester {
+    is_requested: Arc<AtomicBool>,
+    writer: PipeWriter,
+}
+
+impl Requester {
+    pub(crate) fn end(&self) {
+        self.is_requested.store(true, Ordering::SeqCst);
+        _ = (&self.writer).write(&[0]);
+    }
 }
 
 impl Signals {
@@ -39,7 +53,7 @@ impl Signals {
             pipe::register(signal as i32, writer.try_clone()?)?;
             caught.push((signal, is_caught));
         }
-        Ok(Signals { wake, _writer: writer, caught })
+        Ok(Signals { wake, writer, caught, is_requested: Arc::default() })
     }
 
     /// Catches the signals that ask a program to end.
@@ -49,7 +63,13 @@ impl Signals {
 
     /// Whether a signal was caught and not yet taken.
     pub(crate) fn is_caught(&self) -> bool {
-        self.caught.iter().any(|(_, is_caught)| is_caught.load(Ordering::SeqCst))
+        let is_requested = self.is_requested.load(Ordering::SeqCst);
+        is_requested || self.caught.iter().any(|(_, is_caught)| is_caught.load(Ordering::SeqCst))
+    }
+
+    /// For another thread to ask for the end.
+    pub(crate) fn requester(&self) -> io::Result<Requester> {
+        Ok(Requester { is_requested: Arc::clone(&self.is_requested), writer: self.writer.try_clone()? })
     }
 
     /// The signals caught since the last call.

@@ -14,6 +14,7 @@ mod places;
 mod readiness;
 mod runner;
 mod sandbox;
+mod shims;
 mod untouched;
 
 use libtest_mimic::{Arguments, Trial};
@@ -44,7 +45,10 @@ fn main() -> ExitCode {
     };
     let tests = tests()
         .into_iter()
-        .chain([findings::CASES.concat(), readiness::CASES.to_vec(), runner::CASES.to_vec()].concat())
+        .chain(
+            [findings::CASES.concat(), readiness::CASES.to_vec(), runner::CASES.to_vec(), shims::CASES.to_vec()]
+                .concat(),
+        )
         .map(trial);
     libtest_mimic::run(&arguments, tests.collect()).exit_code()
 }
@@ -74,6 +78,7 @@ fn tests() -> Vec<Test> {
         ("deleted_lock_with_an_unreadable_sidecar", other_user, places::deleted_lock_with_an_unreadable_sidecar),
         ("smokes_as_another_user", || smokes_obstacle(NOBODY), || smokes(NOBODY)),
         ("smokes_in_a_container", || smokes_obstacle(CONTAINER), || smokes(CONTAINER)),
+        ("a_holder_that_hangs_and_one_that_writes", container, places::activity),
         ("shared_lock_that_stays", none, places::shared_lock),
         ("fcntl_lock", none, places::fcntl_lock),
         ("many_waiters", none, places::many_waiters),

@@ -178,6 +178,33 @@ pub(crate) fn smokes(wrapper: &[&str]) {
     sandbox.script(wrapper, r#"export TMPDIR=$ROOT; "$XTASK" smokes 'lock-status-*' 'handoff-*' 'verify-ready-*' >"$ROOT/out" 2>&1 || { grep -A12 FAIL "$ROOT/out" >&2; exit 1; }"#);
 }
 
+/// One holder writes, another is stopped: as root, as another user and from a container.
+pub(crate) fn activity() {
+    let sandbox = Sandbox::new();
+    let (container, nobody) = (CONTAINER.join(" "), NOBODY.join(" "));
+    sandbox.script(
+        &[],
+        &format!(
+            r#"hold "$lock"; : >"$ROOT/archive/export.json"
+            (while :; do echo x >>"$ROOT/archive/export.json"; done) & writer=$!
+            status busy; status nobody {nobody}; status container {container}
+            kill -STOP $writer
+            until grep -q '^State:.T' /proc/$writer/status; do :; done
+            status stopped
+            kill -KILL $writer"#
+        ),
+    );
+    let told = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(sandbox.at(&format!("{name}.json"))).unwrap()).unwrap()
+    };
+    let written = |name: &str| told(name)["activity"]["written_bytes"].as_u64();
+    assert!(written("busy").is_some_and(|bytes| bytes > 0) && written("stopped") == Some(0), "{}", told("busy"));
+    for name in ["busy", "nobody", "container"] {
+        assert_eq!(told(name)["activity"]["last_write"]["path"], "export.json", "{name}");
+    }
+    assert_eq!(told("busy")["holders"][0]["user"], "root");
+}
+
 pub(crate) fn shared_lock() {
     let sandbox = Sandbox::new();
     sandbox.script(&[], r#"exec 9>>"$lock"; flock -s -n 9; status held"#);

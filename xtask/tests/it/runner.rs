@@ -1,11 +1,12 @@
-//! The smokes' runner itself: it is not fooled, not flooded, and leaves nothing behind.
+//! The runner of the smokes itself: it is neither fooled nor flooded, and leaves nothing behind.
 
 use crate::findings::Case;
 use crate::sandbox::{command, obstacle};
+use std::fs::{DirEntry, read_dir};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 pub(crate) const CASES: &[Case] = &[
@@ -42,12 +43,11 @@ impl Checkout {
             ("fixtures/smokes/base/default.toml", ""),
             ("fixtures/smokes/programs/flock.sh", "#!/bin/sh\nread -r x\n"),
             ("shell", "#!/bin/sh\nPATH=/usr/bin:/bin\neval \"$1\"\n"),
-            ("tmp/none", ""),
             ("out/none", ""),
         ] {
             checkout.write(file, text);
         }
-        std::fs::remove_file(checkout.at("tmp/none")).unwrap();
+        std::fs::create_dir(checkout.at("tmp")).unwrap();
         for (name, text) in cases {
             checkout.write(&format!("fixtures/smokes/{name}.toml"), text);
         }
@@ -78,14 +78,15 @@ impl Checkout {
     }
 
     /// With the shell as the program under test.
-    fn shell(&self, options: &[&str]) -> Output {
-        self.smokes(options).arg("--bin").arg(self.at("shell")).output().unwrap()
+    fn shell(&self, options: &[&str]) -> Command {
+        let mut smokes = self.smokes(options);
+        smokes.arg("--bin").arg(self.at("shell"));
+        smokes
     }
 
     #[track_caller]
     fn assert_nothing_left(&self) {
-        let left: Vec<PathBuf> =
-            std::fs::read_dir(self.at("tmp")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let left: Vec<DirEntry> = read_dir(self.at("tmp")).unwrap().map(Result::unwrap).collect();
         assert!(left.is_empty(), "{left:?}");
     }
 }
@@ -95,15 +96,20 @@ fn case(script: &str, expect: &str) -> String {
     format!("args = ['''{script}''']\n[expect]\nexit = 0\n{expect}\n")
 }
 
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+/// Runs smokes to their end and returns what they print, which has all of `parts`.
+#[track_caller]
+fn assert_says(smokes: &mut Command, code: i32, parts: &[&str]) -> String {
+    let output = smokes.output().unwrap();
+    let said = String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned();
+    let is_expected = output.status.code() == Some(code) && parts.iter().all(|part| said.contains(part));
+    assert!(is_expected, "{} instead of {code} with {parts:?}: {said}", output.status);
+    said
 }
 
 #[track_caller]
 fn assert_fails(script: &str, expect: &str, because: &str) {
     let checkout = Checkout::new(&[("case", &case(script, expect))]);
-    let output = checkout.shell(&[]);
-    assert!(output.status.code() == Some(1) && text(&output).contains(because), "{because}: {}", text(&output));
+    assert_says(&mut checkout.shell(&[]), 1, &[because]);
     checkout.assert_nothing_left();
 }
 
@@ -114,6 +120,22 @@ fn not_fooled() {
     assert_fails("echo '[x'; echo '[..]'", r#"stdout.is = "[x\n[[]x]\n""#, "  + [..]");
     assert_fails("echo x >archive/new", "", "the stage was changed");
     assert_fails("true", "absent = ['archive']", "archive still exists");
+    // Neither an interrupted smoke nor a forged outcome has passed.
+    assert_fails("kill -TERM $PPID; sleep 30; exit 9", "", "somebody interrupted its process");
+    assert_fails(
+        r#"echo '"Passed"' >/proc/$PPID/fd/1; kill -KILL $PPID; exit 9"#,
+        "",
+        "its process ended with signal 9",
+    );
+    // What is written late is written all the same, and what is left in the program's own group is left.
+    let late = "mkfifo tmp/f; setsid sh -c 'echo >tmp/f; sleep 1; echo x >archive/new' >/dev/null 2>&1 & read -r x <tmp/f; rm tmp/f";
+    assert_fails(late, "", "created ");
+    let left = "mkfifo tmp/f; sh -c 'echo >tmp/f; exec sleep 1000' >/dev/null 2>&1 & read -r x <tmp/f; rm tmp/f";
+    assert_fails(left, "writes = true", " of its group running");
+    assert_fails("printf a", r#"stdout.is = "a\n[..]\n""#, "no newline at the end");
+    assert_fails(r"printf 'a\n\\ no newline at the end\n'", r#"stdout.is = "a""#, "stdout is not as expected");
+    assert_fails("echo ...", "stdout.lacks = ['...']\nstdout.has = ['...']", "which `...` forbids");
+    assert_fails(r"printf '\377\n'", r#"stdout.is = "\U0010FEFF\n""#, r"  + \xff");
     let flood = "head -c 9000000 /dev/zero | tr '\\0' x; echo; echo secret";
     assert_fails(flood, "stdout.lacks = ['secret']", "it printed more than 8 MiB");
 }
@@ -121,9 +143,8 @@ fn not_fooled() {
 fn not_flooded() {
     let checkout = Checkout::new(&[("case", &case("yes '' | head -c 8000000", r#"stdout.is = "x\n""#))]);
     let started = std::time::Instant::now();
-    let output = checkout.shell(&[]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output).lines().count() < 250, "{}", text(&output).lines().count());
+    let said = assert_says(&mut checkout.shell(&[]), 1, &[]);
+    assert!(said.lines().count() < 250, "{}", said.lines().count());
     assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
 }
 
@@ -132,14 +153,12 @@ fn stays_on_stage() {
         "case",
         "args = ['true']\n[stage]\nlinks = { 'file' = '$OUT/none' }\nmodes = { 'file' = 0o777 }\n[expect]\nexit = 0\n",
     )]);
-    let output = checkout.shell(&[]);
-    assert!(output.status.code() == Some(1) && text(&output).contains("(os error 40)"), "{}", text(&output));
-    assert_eq!(std::fs::read_dir(checkout.at("out")).unwrap().count(), 1);
+    assert_says(&mut checkout.shell(&[]), 1, &["(os error 40)"]);
+    assert_eq!(read_dir(checkout.at("out")).unwrap().count(), 1);
     let closed =
         "args = ['true']\n[stage]\nfiles = { 'archive/a/b' = '' }\nmodes = { 'archive/a' = 0 }\n[expect]\nexit = 0\n";
     let checkout = Checkout::new(&[("case", closed)]);
-    let output = checkout.shell(&[]);
-    assert!(output.status.success(), "{}", text(&output));
+    assert_says(&mut checkout.shell(&[]), 0, &[]);
     checkout.assert_nothing_left();
 }
 
@@ -147,49 +166,41 @@ fn no_process_outlives() {
     let daemon = "mkfifo tmp/f; env -i setsid sh -c 'echo >tmp/f; exec sleep 1000' >/dev/null 2>&1 & read -r x <tmp/f
         (setsid sh -c 'echo >tmp/f; exec sleep 1000' >/dev/null 2>&1 &); read -r x <tmp/f; rm tmp/f";
     let checkout = Checkout::new(&[("case", &case(daemon, "writes = true")), ("other", &case("true", ""))]);
-    let output = checkout.shell(&["--jobs", "2"]);
-    let said = text(&output);
-    assert_eq!(said.matches("it left process ").count(), 2, "{said}");
-    assert!(said.contains("FAIL: case") && !said.contains("FAIL: other") && said.contains("(sleep) running"), "{said}");
+    let said = assert_says(&mut checkout.shell(&["--jobs", "2"]), 1, &["FAIL: case", "(sleep) running"]);
+    assert!(said.matches("it left process ").count() == 2 && !said.contains("FAIL: other"), "{said}");
     for pid in said.split("it left process ").skip(1).map(|rest| rest.split(' ').next().unwrap()) {
         assert!(!Path::new("/proc").join(pid).exists(), "{said}");
     }
     // Of scripts too.
     checkout.write("scripts/tests/x-smoke.sh", &format!("cd $HOME/..; {daemon}"));
-    let output = checkout.smokes(&["x-smoke"]).output().unwrap();
-    assert!(text(&output).contains("it left process "), "{}", text(&output));
+    assert_says(&mut checkout.smokes(&["x-smoke"]), 1, &["it left process "]);
 }
 
 fn missing_tool() {
     let held = "args = ['true']\nstage.lock.held.by = 'flock'\n[expect]\nexit = 0\n";
     let checkout = Checkout::new(&[("held", held), ("other", &case("true", ""))]);
-    let run = |ci: &str, options: &[&str]| {
-        let mut smokes = checkout.smokes(options);
-        smokes.arg("--bin").arg(checkout.at("shell")).env("PATH", checkout.at("out")).env("CI", ci).output().unwrap()
+    let run = |ci: &str, options: &[&str], code, parts: &[&str]| {
+        assert_says(checkout.shell(options).env("PATH", checkout.at("out")).env("CI", ci), code, parts)
     };
-    let skipped = text(&run("", &[]));
-    assert!(skipped.contains("SKIP: held (no `flock` on PATH)\n") && skipped.contains("All 1 smoke(s)"), "{skipped}");
-    let failed = run("1", &[]);
-    assert!(failed.status.code() == Some(1) && text(&failed).contains("--allow-skip held"), "{}", text(&failed));
-    assert!(run("1", &["--allow-skip", "held"]).status.success());
+    run("", &[], 0, &["SKIP: held (no `flock` on PATH)\n", "All 1 smoke(s)"]);
+    run("1", &[], 1, &["--allow-skip held"]);
+    run("1", &["--allow-skip", "held"], 0, &[]);
 }
 
-/// Starts a run of a case whose program never ends, and waits until that runs.
+/// Starts a run of a case whose program never ends, and waits until it has written its pids.
 fn start_hanging(checkout: &Checkout) -> (Child, Vec<u32>) {
     let mut fifo = command("mkfifo");
     assert!(fifo.arg(checkout.at("out/pids")).status().unwrap().success());
-    let mut smokes = checkout.smokes(&[]);
-    let run =
-        smokes.arg("--bin").arg(checkout.at("shell")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let run = checkout.shell(&[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let mut said = BufReader::new(std::fs::File::open(checkout.at("out/pids")).unwrap());
     let mut line = String::new();
     said.read_line(&mut line).unwrap();
     (run, line.split_whitespace().map(|pid| pid.parse().unwrap()).collect())
 }
 
-/// A program that leaves its group, its parent and its environment, says which processes it has, and never ends.
+/// A program that leaves its group, its parent and its environment, writes its pids, and never ends.
 fn hanging() -> Checkout {
-    let script = "trap '' TERM; env -i setsid sleep 1000 >/dev/null 2>&1 & x=$!; sleep 1000 & echo $PPID $$ $x $! >$OUT/pids; wait";
+    let script = "trap '' TERM; env -i setsid sleep 1000 >/dev/null 2>&1 & x=$!; sleep 1000 & echo $PPID $$ $x $! >'$OUT/pids'; wait";
     Checkout::new(&[("case", &case(script, ""))])
 }
 
@@ -197,7 +208,7 @@ fn hanging() -> Checkout {
 fn assert_all_end(checkout: &Checkout, pids: &[u32]) {
     let is_over = || {
         let running = pids.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists());
-        !running && std::fs::read_dir(checkout.at("tmp")).unwrap().next().is_none()
+        !running && read_dir(checkout.at("tmp")).unwrap().next().is_none()
     };
     let started = std::time::Instant::now();
     while !is_over() {
@@ -206,7 +217,7 @@ fn assert_all_end(checkout: &Checkout, pids: &[u32]) {
     }
 }
 
-/// Their own processes see that nobody is there any more.
+/// Each smoke's own process notices, and cleans up.
 fn killed() {
     let checkout = hanging();
     let (mut run, pids) = start_hanging(&checkout);
@@ -215,7 +226,7 @@ fn killed() {
     assert_all_end(&checkout, &pids);
 }
 
-/// The runner cleans up behind it.
+/// The runner notices, and cleans up.
 fn part_killed() {
     let checkout = hanging();
     let (mut run, pids) = start_hanging(&checkout);
@@ -240,33 +251,29 @@ fn options() {
         ("b", &case("echo pid $$; echo 2 s", "stdout.has = ['x']")),
         ("c", &case("true", "")),
     ]);
-    let output = checkout.shell(&["--fail-fast", "--jobs", "1"]);
-    assert!(text(&output).contains("ERROR: 1 smoke(s) failed. 2 smoke(s) were not run.\n"), "{}", text(&output));
-    assert!(text(&output).contains("again: cargo xtask smokes a --keep --bin "), "{}", text(&output));
+    let stopped = ["ERROR: 1 smoke(s) failed. 2 smoke(s) were not run.\n", "again: cargo xtask smokes a --keep --bin "];
+    assert_says(&mut checkout.shell(&["--fail-fast", "--jobs", "1"]), 1, &stopped);
 
-    let said = text(&checkout.shell(&["a", "--keep"]));
+    let said = assert_says(&mut checkout.shell(&["a", "--keep"]), 1, &[]);
     let kept = said.lines().find_map(|line| line.split_once("its stage is kept: ")).unwrap().1;
     assert!(Path::new(kept).join("archive").is_dir(), "{said}");
     std::fs::remove_dir_all(kept).unwrap();
 
-    let flaky = "[ -e $OUT/once ] || { echo >$OUT/once; exit 1; }";
+    let flaky = "[ -e '$OUT/once' ] || { echo >'$OUT/once'; exit 1; }";
     checkout.write("fixtures/smokes/d.toml", &case(flaky, ""));
-    let output = checkout.shell(&["d", "c", "--repeat", "5"]);
-    assert!(text(&output).contains("flaky: it failed in 1 of 5 runs"), "{}", text(&output));
-    assert!(text(&output).contains("ERROR: 1 smoke(s) failed.\n"), "{}", text(&output));
+    let flaky = ["flaky: it failed in 1 of 5 runs", "ERROR: 1 smoke(s) failed.\n"];
+    assert_says(&mut checkout.shell(&["d", "c", "--repeat", "5"]), 1, &flaky);
 
-    // Blessing tests this very program.
+    // Only this very program can be blessed.
     checkout.write("fixtures/smokes/v.toml", "args = ['--version']\nexpect.exit = 1\n");
-    let output = checkout.smokes(&["v", "--bless"]).output().unwrap();
-    assert!(output.status.success() && text(&output).contains("BLESSED: v"), "{}", text(&output));
+    assert_says(&mut checkout.smokes(&["v", "--bless"]), 0, &["BLESSED: v"]);
     let version = format!("'''\ncargo xtask {}\n'''", env!("CARGO_PKG_VERSION"));
     assert_eq!(
         checkout.read("fixtures/smokes/v.toml"),
         format!("args = ['--version']\nexpect.exit = 0\nexpect.stdout.is = {version}\n")
     );
     checkout.write("fixtures/smokes/v.toml", "args = ['--version']\n[expect]\nexit = 0\nstdout.has = ['x']\n");
-    let output = checkout.smokes(&["v", "--bless"]).output().unwrap();
-    assert!(text(&output).contains("--bless cannot rewrite it"), "{}", text(&output));
+    assert_says(&mut checkout.smokes(&["v", "--bless"]), 1, &["--bless cannot rewrite it"]);
     checkout.assert_nothing_left();
 }
 
@@ -279,14 +286,9 @@ fn readme() {
         )
     };
     checkout.write("README.md", &readme("state: old\n"));
-    let output = checkout.smokes(&[]).output().unwrap();
-    assert!(
-        text(&output).contains("FAIL: first-answer") && text(&output).contains("- state: old"),
-        "{}",
-        text(&output)
-    );
-    assert!(checkout.smokes(&["--bless"]).status().unwrap().success());
-    assert!(checkout.smokes(&[]).status().unwrap().success());
+    assert_says(&mut checkout.smokes(&[]), 1, &["FAIL: first-answer", "- state: old"]);
+    assert_says(&mut checkout.smokes(&["--bless"]), 0, &[]);
+    assert_says(&mut checkout.smokes(&[]), 0, &[]);
     let said = checkout.read("README.md");
     assert!(said.contains("\nlock: /home/you/clone/fixtures/demo/archive/.dce-scrape.lock\nstate: free"), "{said}");
     assert!(said.starts_with("# x\n\n```console first-answer\n$ cargo") && said.ends_with("```\n\nend\n"), "{said}");
@@ -294,10 +296,8 @@ fn readme() {
 
 fn annotations() {
     let checkout = Checkout::new(&[("case", &case("echo '::error::x'; echo '##[error]y'", "stdout.has = ['z']"))]);
-    let mut smokes = checkout.smokes(&[]);
-    let output = smokes.arg("--bin").arg(checkout.at("shell")).env("GITHUB_ACTIONS", "true").output().unwrap();
-    let said = text(&output);
+    let said = assert_says(checkout.shell(&[]).env("GITHUB_ACTIONS", "true"), 1, &["| ::error::x"]);
     let commands: Vec<&str> = said.lines().filter(|line| line.trim_start().starts_with("::")).collect();
     assert!(commands.len() == 1 && commands[0].contains("title=smoke case::"), "{said}");
-    assert!(!said.contains("##[") && said.contains("| ::error::x"), "{said}");
+    assert!(!said.contains("##["), "{said}");
 }
