@@ -13,7 +13,7 @@ use crate::output;
 use crate::target::Resolved;
 use crate::verdict::Verdict;
 use crate::wait::Waiting;
-use report::{Age, LockReport, Look};
+use report::{LockReport, Look};
 use std::time::Duration;
 
 /// The exit code when the lock has been held for longer than asked.
@@ -48,8 +48,7 @@ impl cli::LockStatus {
             Format::Json => (output::json(&report)?, report.verdict()),
         };
         output::print(&text)?;
-        let is_older =
-            |limit: Duration| report.age().is_some_and(|(Age::Exactly(age) | Age::AtLeast(age))| age > limit);
+        let is_older = |limit: Duration| report.age().is_some_and(|age| age.duration() > limit);
         let is_too_old = self.older_than.and_then(|limit| limit.0).is_some_and(is_older);
         Ok(if is_too_old { Verdict::Code(OLDER) } else { verdict })
     }

@@ -114,7 +114,7 @@ fn list(smokes: &[Smoke], env: &Env, options: &cli::Smokes) -> anyhow::Result<St
 /// README's examples, which share a file when they are rewritten.
 fn run_all<'s>(smokes: &'s [Smoke], setup: &Setup, reporter: &mut Reporter<'s>) -> anyhow::Result<()> {
     let (scripts, cases): (Vec<&Smoke>, Vec<&Smoke>) =
-        smokes.iter().partition(|smoke| matches!(smoke.kind, Kind::Script) || smoke.file.ends_with("README.md"));
+        smokes.iter().partition(|smoke| matches!(smoke.kind, Kind::Script) || smoke.is_readme());
     let cases = Mutex::new(cases.into_iter());
     let has_failed = AtomicBool::new(false);
     let is_over = || setup.cancel.is_caught() || (setup.options.fail_fast && has_failed.load(Ordering::Relaxed));

@@ -9,9 +9,8 @@ use crate::handoff::map::{self, ChannelMap};
 use crate::handoff::watch::Watch;
 use crate::sys::file::{self, Links, ReadError, plain};
 use crate::text::path;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat};
-use rustix::io::Errno;
-use std::collections::{HashMap, HashSet};
+use rustix::fs::{AtFlags, FileType, fstat, statat};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -19,7 +18,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// The names that every folder lists.
 const DOTS: [&[u8]; 2] = [b".", b".."];
@@ -138,7 +137,7 @@ pub(crate) fn look(question: &Question, watch: &Watch) -> Place {
 impl Walk<'_> {
     /// Adds what a folder contains, and queues its folders.
     fn add(&mut self, folder: &Path, is_root: bool) -> io::Result<()> {
-        let mut opened = open_folder(folder)?;
+        let mut opened = file::open_folder(folder, Links::Refuse)?;
         if is_root {
             let stat = fstat(opened.fd()?)?;
             self.found.identity = (stat.st_dev, stat.st_ino);
@@ -241,6 +240,7 @@ impl Walk<'_> {
     fn follow_map(&mut self) {
         // Without a list of channels, those with exports are scraped.
         let ids = Some(&self.found.ids).filter(|ids| matches!(self.question.scraped, Scraped::All) && !ids.is_empty());
+        let mut folders = BTreeSet::new();
         let is_scraped = |id| self.question.scrapes(id) && ids.is_none_or(|ids| ids.binary_search(&id).is_ok());
         for (id, to) in self.map.paths.iter().filter(|(id, _)| is_scraped(**id)) {
             if !is_within(&self.question.folder.written, to) {
@@ -256,8 +256,10 @@ impl Walk<'_> {
                 self.found.broken.extend(problem.map(|problem| (to.into(), problem)));
                 self.watch.entries.fetch_add(1, Ordering::Relaxed);
             }
-            self.found.unwritable.extend(Path::new(to).parent().and_then(access::nearest_obstacle));
+            folders.extend(Path::new(to).parent());
         }
+        // A map of thousands of channels leads to few folders.
+        self.found.unwritable.extend(folders.into_iter().filter_map(access::nearest_obstacle));
         self.found.misplaced.sort_unstable();
         self.found.unwritable.sort_unstable();
         self.found.unwritable.dedup();
@@ -294,7 +296,7 @@ impl Leftovers {
     /// Counts `.dce-temp/export.CHANNEL.RANDOM/export.json`.
     fn look(root: &Path, watch: &Watch, unwritable: &mut Vec<String>) -> Leftovers {
         let mut found = Leftovers::default();
-        let Ok(mut opened) = open_folder(&root.join(".dce-temp")) else { return found };
+        let Ok(mut opened) = file::open_folder(&root.join(".dce-temp"), Links::Refuse) else { return found };
         while let Some(Ok(entry)) = opened.next().filter(|_| !watch.is_over()) {
             watch.entries.fetch_add(1, Ordering::Relaxed);
             let name = entry.file_name().to_bytes();
@@ -304,20 +306,13 @@ impl Leftovers {
             let export = [name, b"/export.json"].concat();
             let Ok(stat) = statat(folder, &export[..], AtFlags::SYMLINK_NOFOLLOW) else { continue };
             if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-                let written = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(stat.st_mtime.max(0) as u64));
                 found.number += 1;
                 found.bytes = found.bytes.saturating_add(stat.st_size.max(0) as u64);
-                found.newest = found.newest.max(written);
+                found.newest = found.newest.max(file::written_at(&stat));
             }
         }
         found
     }
-}
-
-/// Opens a folder, unless it is a symbolic link.
-fn open_folder(folder: &Path) -> Result<Dir, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    Dir::new(openat(CWD, folder, flags, Mode::empty())?)
 }
 
 #[cfg(test)]
@@ -366,7 +361,8 @@ mod tests {
         }
         std::os::unix::fs::symlink("..", root.join("deep/loop")).unwrap();
         std::os::unix::fs::symlink("plain.json", root.join("link.json")).unwrap();
-        rustix::fs::mknodat(CWD, root.join("fifo.json"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, root.join("fifo.json"), FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .unwrap();
         let found = walk(root, Scraped::All);
         assert_eq!((found.json, found.ids.len(), found.map_keys), (5, 3, 0));
         assert_eq!((found.leftovers.number, found.leftovers.bytes), (1, export(7).len() as u64));

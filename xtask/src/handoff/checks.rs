@@ -187,15 +187,12 @@ impl Facts<'_> {
         let (missing, repo_root) = (missing.join(" and "), path(repo_root));
         vec![note(format!("{repo_root} has no {missing}: set DCE_REPO_ROOT to the scraper's checkout"))]
     }
-}
 
-impl Facts<'_> {
     /// The container has the repository's own config, whichever was checked here.
     fn scripts_config(&self) -> Vec<Finding> {
         let theirs = self.resolved.repo_root.join("config/scrape-targets.json");
         let own = std::path::absolute(&self.resolved.source.path).unwrap_or_default();
-        let is_same = own.canonicalize().ok() == theirs.canonicalize().ok();
-        if is_same && theirs.exists() {
+        if matches!((own.canonicalize(), theirs.canonicalize()), (Ok(own), Ok(theirs)) if own == theirs) {
             return Vec::new();
         }
         let (own, theirs) = (path(&own), path(&theirs));

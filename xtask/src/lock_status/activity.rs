@@ -4,9 +4,10 @@
 use crate::lock::walk::Holder;
 use crate::sys::child::wait_for;
 use crate::sys::deadline::within;
+use crate::sys::file::{Links, open_folder, written_at};
 use crate::sys::procfs;
 use crate::text;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
+use rustix::fs::{AtFlags, FileType, statat};
 use serde::Serialize;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -127,10 +128,9 @@ impl Walk {
     }
 
     fn add(&mut self, root: &Path, folder: &Path, folders: &mut Vec<PathBuf>, until: Instant) -> std::io::Result<()> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         // Only the root may be a link.
-        let links = if folder.as_os_str().is_empty() { OFlags::empty() } else { OFlags::NOFOLLOW };
-        let mut opened = Dir::new(openat(CWD, root.join(folder), flags | links, Mode::empty())?)?;
+        let links = if folder.as_os_str().is_empty() { Links::Follow } else { Links::Refuse };
+        let mut opened = open_folder(&root.join(folder), links)?;
         while let Some(entry) = opened.next() {
             let entry = entry?;
             let name = entry.file_name();
@@ -143,11 +143,8 @@ impl Walk {
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => folders.push(at()),
                 FileType::RegularFile => {
-                    let seconds = Duration::from_secs(stat.st_mtime.max(0) as u64);
-                    let written = SystemTime::UNIX_EPOCH.checked_add(seconds);
-                    if let Some(written) =
-                        written.filter(|at| self.newest.as_ref().is_none_or(|(newest, _)| at > newest))
-                    {
+                    let is_newest = |at: &SystemTime| self.newest.as_ref().is_none_or(|(newest, _)| at > newest);
+                    if let Some(written) = written_at(&stat).filter(is_newest) {
                         self.newest = Some((written, at()));
                     }
                 }

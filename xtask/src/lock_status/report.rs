@@ -38,6 +38,14 @@ pub(crate) enum Age {
     AtLeast(Duration),
 }
 
+impl Age {
+    /// What is known of it.
+    pub(crate) fn duration(self) -> Duration {
+        let (Age::Exactly(age) | Age::AtLeast(age)) = self;
+        age
+    }
+}
+
 /// How much is looked at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {

@@ -72,7 +72,7 @@ pub(crate) fn waiting_for(report: &LockReport) -> String {
         (_, Some(holder)) => format!(" by pid {} {}", holder.pid, holder.command),
         _ => String::new(),
     };
-    let age = report.age().map(|(Age::Exactly(age) | Age::AtLeast(age))| format!(" for {}", duration(age)));
+    let age = report.age().map(|age| format!(" for {}", duration(age.duration())));
     let age = age.unwrap_or_default();
     format!("waiting: held{holder}{age}: {}", path(&report.lock))
 }

@@ -85,8 +85,7 @@ mod tests {
         let mut names = Names::default();
         names.set("ROOT", "/r");
         let end = End::Exited(ExitStatus::from_raw(2 << 8));
-        let finished =
-            Finished { end, stdout: "a b\nnew /r/x\n".into(), stderr: "oh\n".into(), is_cut: false, left: Vec::new() };
+        let finished = Finished { end, stdout: "a b\nnew /r/x\n".into(), stderr: "oh\n".into(), is_cut: false };
         let expected = "# why\nargs = ['x'] # mine\n\n[expect]\nexit = 2\nstderr.is = '''\noh\n''' # zero\n\
                         stdout.is = '''\na [..]\nnew [ROOT]/x\n'''\n";
         let result = blessed(file, &case, &finished, &names, false).unwrap().unwrap();
@@ -98,7 +97,7 @@ mod tests {
     #[test]
     fn every_form_of_table_is_added_to() {
         let end = End::Exited(ExitStatus::from_raw(0));
-        let finished = Finished { end, stdout: "a\n".into(), stderr: Vec::new(), is_cut: false, left: Vec::new() };
+        let finished = Finished { end, stdout: "a\n".into(), stderr: Vec::new(), is_cut: false };
         for file in
             ["args = []\nexpect.exit = 0\n", "args = []\nexpect = { exit = 0 }\n", "args = []\n[expect]\n  exit = 0\n"]
         {

@@ -38,7 +38,7 @@ fn private(byte: u8) -> Option<char> {
 }
 
 /// A line of output, safe to show.
-fn shown(line: &str) -> String {
+pub(crate) fn shown(line: &str) -> String {
     let mut bytes = Vec::with_capacity(line.len());
     for c in line.chars() {
         match u8::try_from((c as u32).wrapping_sub(INVALID_BYTES)) {

@@ -4,7 +4,7 @@ use crate::cli::{self, Via};
 use crate::env::Env;
 use crate::smokes::bless::blessed;
 use crate::smokes::case::{Case, Expect, Original, StagePlan, Text, Unlinked};
-use crate::smokes::expect::{ADDED, check_text, decoded, excerpt, find_line};
+use crate::smokes::expect::{ADDED, check_text, decoded, excerpt, find_line, shown};
 use crate::smokes::holder::LiveHolder;
 use crate::smokes::names::Names;
 use crate::smokes::orphans::{self, Orphans};
@@ -13,7 +13,6 @@ use crate::smokes::smoke::{Kind, Outcome, Setup, Smoke};
 use crate::smokes::stage::{self, Stage, changes};
 use crate::sys::child::{self, End, Finished};
 use crate::sys::procfs;
-use crate::text::printable;
 use anyhow::Context;
 use rustix::process::geteuid;
 use std::fs;
@@ -60,7 +59,7 @@ impl Skip {
             Kind::Case(case, _) if case.proves_absence && !procfs::may_inspect_every_process() => {
                 return because("not every process can be inspected here");
             }
-            Kind::Case(..) if options.via == Via::Scripts && smoke.file.ends_with("README.md") => {
+            Kind::Case(..) if options.via == Via::Scripts && smoke.is_readme() => {
                 return because("README's examples are of this program");
             }
             Kind::Case(case, _) if options.via == Via::Scripts && script_of(case).is_none() => {
@@ -69,22 +68,27 @@ impl Skip {
             Kind::Case(case, _) => case.stage.held()?.by.needs(),
         };
         let missing = needs.iter().find(|program| env.program(program).is_none())?;
-        Some(Skip { why: format!("no `{missing}` on PATH"), is_failure: Skip::is_forbidden(smoke, env, options) })
+        Some(Skip::needed(format!("no `{missing}` on PATH"), smoke, env, options))
     }
 
-    fn is_forbidden(smoke: &Smoke, env: &Env, options: &cli::Smokes) -> bool {
-        env.ci && !env.allowed_skips.iter().chain(&options.allow_skip).any(|name| *name == smoke.name)
+    /// A skip for something that CI is to have.
+    fn needed(why: String, smoke: &Smoke, env: &Env, options: &cli::Smokes) -> Skip {
+        let mut allowed = env.allowed_skips.iter().chain(&options.allow_skip);
+        Skip { why, is_failure: env.ci && !allowed.any(|name| *name == smoke.name) }
+    }
+
+    fn outcome(self, smoke: &Smoke) -> Outcome {
+        match self.is_failure {
+            true => Outcome::Failed(vec![format!("{}\nhint: install it, or --allow-skip {}", self.why, smoke.name)]),
+            false => Outcome::Skipped(self.why),
+        }
     }
 }
 
 /// Runs a smoke on a stage in a new folder.
 pub(crate) fn run(smoke: &Smoke, setup: &Setup, folder: &Path, orphans: &mut Orphans) -> Outcome {
-    match Skip::of(smoke, setup.env, setup.options) {
-        Some(Skip { why, is_failure: true }) => {
-            return Outcome::Failed(vec![format!("{why}\nhint: install it, or --allow-skip {}", smoke.name)]);
-        }
-        Some(Skip { why, .. }) => return Outcome::Skipped(why),
-        None => {}
+    if let Some(skip) = Skip::of(smoke, setup.env, setup.options) {
+        return skip.outcome(smoke);
     }
     let result = Stage::new(folder, &setup.programs).and_then(|mut stage| {
         let mut result = match &smoke.kind {
@@ -127,15 +131,14 @@ fn run_case(
     let mut command = command(case, setup, stage)?;
     let snapshot = || stage.snapshot().context("cannot read the stage");
     let (before, known) = (snapshot()?, orphans::children());
-    let finished = child::run(&mut command, CASE_TIMEOUT, setup.cancel).context("cannot start the program")?;
+    let ran = child::run_and_look(&mut command, CASE_TIMEOUT, setup.cancel);
+    let (finished, left) = ran.context("cannot start the program")?;
     orphans.settle(&known, setup.cancel);
     let may_write = case.expect.get_ref().writes;
     let changes = if may_write { Vec::new() } else { changes(&before, &snapshot()?) };
     drop(holder);
     let mut others = orphans.leaks(setup.cancel);
-    others.extend(
-        finished.left.iter().map(|pid| format!("it left process {pid} of its group running, which was killed")),
-    );
+    others.extend(left.iter().map(|pid| format!("it left process {pid} of its group running, which was killed")));
     if finished.end == End::Cancelled {
         return Ok(Outcome::Cancelled);
     }
@@ -268,7 +271,7 @@ fn mismatches(case: &Case, finished: &Finished, stage: &Stage, not_asked: &[&str
 
 /// Rewrites the case's expectation if it passes then.
 fn bless(smoke: &Smoke, case: &Case, text: &str, finished: &Finished, stage: &Stage) -> anyhow::Result<bool> {
-    let is_readme = smoke.file.extension().is_some_and(|ending| ending == "md");
+    let is_readme = smoke.is_readme();
     let Some(rewritten) = blessed(text, case, finished, &stage.names, is_readme)? else { return Ok(false) };
     let again = match is_readme {
         true => readme::case_in(&rewritten, &smoke.name),
@@ -307,11 +310,8 @@ fn run_script(smoke: &Smoke, setup: &Setup, stage: &Stage, orphans: &mut Orphans
             if problems.is_empty()
                 && (status.code() == Some(SKIPPED) || (status.success() && why_skipped.is_some())) =>
         {
-            let why = printable(why_skipped.unwrap_or("exit code 77")).replace("##[", "##\\[");
-            return Ok(match Skip::is_forbidden(smoke, setup.env, setup.options) {
-                true => Outcome::Failed(vec![format!("{why}\nhint: install it, or --allow-skip {}", smoke.name)]),
-                false => Outcome::Skipped(why),
-            });
+            let why = shown(why_skipped.unwrap_or("exit code 77"));
+            return Ok(Skip::needed(why, smoke, setup.env, setup.options).outcome(smoke));
         }
         End::Exited(status) if status.success() => {}
         End::Exited(status) => problems.insert(0, format!("it ended with {}", child::status_text(status))),

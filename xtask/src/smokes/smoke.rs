@@ -22,6 +22,13 @@ pub(crate) enum Kind {
     Script,
 }
 
+impl Smoke {
+    /// Whether it is an example in README.md.
+    pub(crate) fn is_readme(&self) -> bool {
+        self.file.ends_with("README.md")
+    }
+}
+
 /// How a smoke ended.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Outcome {

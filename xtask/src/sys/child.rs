@@ -47,8 +47,6 @@ pub(crate) struct Finished {
     pub(crate) stderr: Vec<u8>,
     /// Some of the output was thrown away.
     pub(crate) is_cut: bool,
-    /// The other members of its group that still ran at its own end, and were killed.
-    pub(crate) left: Vec<i32>,
 }
 
 /// A process group, killed on drop.
@@ -104,6 +102,15 @@ pub(crate) fn run(command: &mut Command, timeout: Duration, cancel: &Signals) ->
     Running::start(command)?.finish(Instant::now() + timeout, cancel)
 }
 
+/// The same, and the other members of its group that still ran at its own end, before they were killed.
+pub(crate) fn run_and_look(
+    command: &mut Command,
+    timeout: Duration,
+    cancel: &Signals,
+) -> io::Result<(Finished, Vec<i32>)> {
+    Running::start(command)?.end(Instant::now() + timeout, cancel, Group::others)
+}
+
 impl Running {
     /// Starts a command. It is killed on drop.
     pub(crate) fn start(command: &mut Command) -> io::Result<Running> {
@@ -115,13 +122,23 @@ impl Running {
     }
 
     /// Waits for its end, as [`run`] does.
-    pub(crate) fn finish(mut self, until: Instant, cancel: &Signals) -> io::Result<Finished> {
+    pub(crate) fn finish(self, until: Instant, cancel: &Signals) -> io::Result<Finished> {
+        Ok(self.end(until, cancel, |_| ())?.0)
+    }
+
+    /// Waits, and looks at the group before it is killed, unless it had to be killed anyway.
+    fn end<T: Default>(
+        mut self,
+        until: Instant,
+        cancel: &Signals,
+        look: impl FnOnce(&Group) -> T,
+    ) -> io::Result<(Finished, T)> {
         let forced = watch(&self.group, &mut self.pipes, until, cancel)?;
-        let left = if forced.is_none() { self.group.others() } else { Vec::new() };
+        let seen = if forced.is_none() { look(&self.group) } else { T::default() };
         let status = self.group.end()?;
         let is_cut = self.pipes.iter().any(|pipe| pipe.is_cut);
         let [stdout, stderr] = self.pipes.map(|pipe| pipe.output);
-        Ok(Finished { end: forced.unwrap_or(End::Exited(status)), stdout, stderr, is_cut, left })
+        Ok((Finished { end: forced.unwrap_or(End::Exited(status)), stdout, stderr, is_cut }, seen))
     }
 }
 

@@ -4,7 +4,7 @@
 //! device may have an effect, and a large file would fill the memory. So a path is first opened with
 //! `O_PATH`, which only looks it up (open(2)), and opened for reading only if it is a regular file.
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat};
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::fmt;
@@ -13,7 +13,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long a lease or an NFS client's delegation may take to be given back (fcntl(2), "Leases").
 const LEASE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,6 +34,12 @@ pub(crate) enum ReadError {
 pub(crate) enum Links {
     Follow,
     Refuse,
+}
+
+impl Links {
+    fn flags(self) -> OFlags {
+        if self == Links::Refuse { OFlags::NOFOLLOW } else { OFlags::empty() }
+    }
 }
 
 impl fmt::Display for ReadError {
@@ -104,6 +110,17 @@ pub(crate) fn open_in(folder: impl AsFd, name: &CStr) -> Result<File, ReadError>
     }
 }
 
+/// Opens a folder, to list it.
+pub(crate) fn open_folder(path: &Path, links: Links) -> io::Result<Dir> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | links.flags();
+    Ok(Dir::new(openat(CWD, path, flags, Mode::empty())?)?)
+}
+
+/// When a file was last written, to the second; None where no clock reaches.
+pub(crate) fn written_at(stat: &Stat) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(stat.st_mtime.max(0) as u64))
+}
+
 /// At most `max_bytes` of a file that neither blocks nor tells its size, as in `/proc`.
 pub(crate) fn read_special(path: &str, max_bytes: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(4096);
@@ -124,8 +141,7 @@ fn read_up_to(file: &File, max_bytes: u64) -> Result<(Vec<u8>, bool), ReadError>
 
 /// Opens a regular file for reading.
 pub(crate) fn open_regular(path: &Path, links: Links) -> Result<File, ReadError> {
-    let flags = if links == Links::Refuse { OFlags::NOFOLLOW } else { OFlags::empty() };
-    let found = openat(CWD, path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let found = openat(CWD, path, links.flags() | OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let found = found.map_err(ReadError::of)?;
     match irregular(&found).map_err(ReadError::Io)? {
         Some(kind) => Err(ReadError::NotAFile(kind)),

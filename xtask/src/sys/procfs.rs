@@ -135,16 +135,12 @@ pub(crate) fn processes() -> io::Result<Vec<i32>> {
 
 /// The process group of a process.
 pub(crate) fn group(pid: i32) -> Option<i32> {
-    let stat = read(&format!("/proc/{pid}/stat")).ok()?;
-    fields_from_3(&stat)?.nth(5 - 3)?.parse().ok()
+    stat_number(pid, 5)
 }
 
 /// A process, its parent, and so on.
 pub(crate) fn lineage(pid: i32) -> impl Iterator<Item = i32> {
-    let parent = |pid: &i32| {
-        let stat = read(&format!("/proc/{pid}/stat")).ok()?;
-        fields_from_3(&stat)?.nth(4 - 3)?.parse().ok().filter(|&parent| parent > 0)
-    };
+    let parent = |pid: &i32| stat_number(*pid, 4).filter(|&parent| parent > 0);
     std::iter::successors(Some(pid), parent).take(MAX_ANCESTORS)
 }
 
@@ -182,6 +178,12 @@ fn has_ended(stat: &str) -> bool {
 /// Field 22 of `/proc/PID/stat`, in clock ticks since boot.
 fn start_ticks(stat: &str) -> Option<u64> {
     fields_from_3(stat)?.nth(22 - 3)?.parse().ok()
+}
+
+/// A field of `/proc/PID/stat`, from 3 on, that is a number.
+fn stat_number(pid: i32, field: usize) -> Option<i32> {
+    let stat = read(&format!("/proc/{pid}/stat")).ok()?;
+    fields_from_3(&stat)?.nth(field - 3)?.parse().ok()
 }
 
 /// The command, field 2, may hold blanks and parentheses: fields are counted from the last `)`.
