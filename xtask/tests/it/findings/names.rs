@@ -163,7 +163,7 @@ fn callers_own_lock() {
         r#"exec 7>>"$ROOT/archive/cron.lock"; flock -n 7
         cat "$ROOT/end" 8>&- 2>/dev/null &
         status no_file; attempt no_file
-        record 99999999; status stale; attempt stale"#,
+        : >"$lock"; record 99999999; status stale; attempt stale"#,
     );
     assert_told(&sandbox, &[("no_file", "free"), ("stale", "stale")]);
 }
@@ -211,7 +211,7 @@ fn neighbour() {
         status alone; attempt alone
         rm "$lock"; record 99999999
         status no_file; attempt no_file
-        record 99999999
+        : >"$lock"; record 99999999
         status stale; attempt stale
         idle; record $idle
         status live; attempt live"#,
