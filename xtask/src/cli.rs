@@ -23,6 +23,7 @@ pub(crate) enum Command {
     LockRun(LockRun),
     Handoff(Handoff),
     VerifyReady(VerifyReady),
+    Salvage(Salvage),
     Smokes(Smokes),
     Ci(Ci),
 }
@@ -87,6 +88,9 @@ pub(crate) struct Handoff {
     /// Exit 1 when the lock is held
     #[arg(long)]
     pub(crate) require_free: bool,
+    /// Put what killed scrapes left into the archives, as `salvage` does
+    #[arg(long, conflicts_with_all = ["require_free", "only", "ignore", "deep", "format"])]
+    pub(crate) salvage_only: bool,
     #[command(flatten)]
     pub(crate) checks: CheckOptions,
     #[command(flatten)]
@@ -105,6 +109,29 @@ pub(crate) struct VerifyReady {
     pub(crate) disk_only: bool,
     #[command(flatten)]
     pub(crate) checks: CheckOptions,
+    #[command(flatten)]
+    pub(crate) format: FormatOption,
+}
+
+/// Put what killed scrapes left in `.dce-temp` into the archives, under the scrape lock.
+///
+/// Exit 0: done. Exit 1: the lock is held, or something was not salvaged that could be. Exit 2: unknown.
+#[derive(Args)]
+pub(crate) struct Salvage {
+    #[command(flatten)]
+    pub(crate) config: ConfigOption,
+    /// The only target to be salvaged; it may be disabled
+    #[arg(long, value_name = "NAME")]
+    pub(crate) target: Option<String>,
+    /// A channel of that target, or of the only enabled one; may be repeated
+    #[arg(long = "channel", value_name = "ID")]
+    pub(crate) channels: Vec<String>,
+    /// Only say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Also close an archive that is itself cut off, and keep the original beside it
+    #[arg(long)]
+    pub(crate) repair_archive: bool,
     #[command(flatten)]
     pub(crate) format: FormatOption,
 }

@@ -1,6 +1,7 @@
 //! The scrape config: JSON or TOML, parsed with errors that say where.
 
 pub(crate) mod channel;
+pub(crate) mod channel_map;
 pub(crate) mod targets;
 
 use crate::sys::file::{self, Links};

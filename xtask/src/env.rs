@@ -5,9 +5,13 @@
 use rustix::fs::{Access, access};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// Minimum free space where `DCE_MIN_FREE_MB` does not say otherwise, in MiB.
 const DEFAULT_MIN_FREE_MIB: i64 = 1024;
+
+/// The scraper's own default.
+const DEFAULT_STALE_AFTER_SECONDS: u64 = 120;
 
 /// The environment.
 pub(crate) struct Env {
@@ -35,6 +39,11 @@ pub(crate) struct Env {
     pub(crate) compose_file: Option<PathBuf>,
     /// `DCE_CONTAINER_MEMORY`: the container's memory limit, such as `8g`.
     pub(crate) container_memory: Option<OsString>,
+    /// `DCE_STALE_TEMP_MIN_AGE_SECONDS`: a leftover written later than so long ago may still be in use. The text itself
+    /// when it is not a number.
+    pub(crate) stale_after_seconds: Result<u64, OsString>,
+    /// `DCE_SALVAGE_ACTIVE_TEMPS=1`: it is not.
+    pub(crate) salvage_active: bool,
     /// `DISCORD_TOKEN` has a value. The value itself is never kept.
     pub(crate) has_token: bool,
     /// `DISCORD_TOKEN_FILE`: a file with the token in its first line.
@@ -68,9 +77,9 @@ impl Env {
             scrape_lock_file: path("DCE_SCRAPE_LOCK_FILE"),
             skip_scrape_lock: is("DCE_SKIP_SCRAPE_LOCK", "1"),
             env_file: path("DCE_ENV_FILE"),
-            min_free_mib: value_of("DCE_MIN_FREE_MB").map_or(Ok(DEFAULT_MIN_FREE_MIB), |text| {
-                text.to_str().and_then(|text| text.trim().parse().ok()).ok_or(text)
-            }),
+            min_free_mib: number("DCE_MIN_FREE_MB", DEFAULT_MIN_FREE_MIB),
+            stale_after_seconds: number("DCE_STALE_TEMP_MIN_AGE_SECONDS", DEFAULT_STALE_AFTER_SECONDS),
+            salvage_active: is("DCE_SALVAGE_ACTIVE_TEMPS", "1"),
             compose_bin: value_of("DCE_COMPOSE_BIN").filter(is_not_blank),
             docker_bin: value_of("DCE_DOCKER_BIN").filter(is_not_blank),
             compose_file: path("DCE_COMPOSE_FILE"),
@@ -137,6 +146,11 @@ fn is_set_by_cargo(name: &str) -> bool {
         || matches!(name, "CARGO_PRIMARY_PACKAGE" | "CARGO_TARGET_TMPDIR" | "RUST_RECURSION_COUNT")
         || matches!(name, "RUSTUP_TOOLCHAIN" | "RUSTUP_TOOLCHAIN_SOURCE")
         || ["CARGO_PKG_", "CARGO_BIN_"].iter().any(|start| name.starts_with(start))
+}
+
+fn number<N: FromStr>(name: &str, default: N) -> Result<N, OsString> {
+    let parse = |text: OsString| text.to_str().and_then(|text| text.trim().parse().ok()).ok_or(text);
+    value_of(name).map_or(Ok(default), parse)
 }
 
 fn is_not_blank(value: &OsString) -> bool {

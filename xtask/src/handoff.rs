@@ -2,19 +2,18 @@
 //! whatever fails, and every failure is reported. A new check is a function, and a line in `checks.rs`.
 
 mod access;
-mod archive;
+pub(crate) mod archive;
 mod archives;
 mod auth;
-mod check;
-mod checks;
+pub(crate) mod check;
+pub(crate) mod checks;
 mod compose;
 mod disk;
 mod export;
-mod facts;
-mod map;
-mod plan;
-mod report;
-mod text;
+pub(crate) mod facts;
+pub(crate) mod plan;
+pub(crate) mod report;
+pub(crate) mod text;
 mod watch;
 
 use crate::cli::{self, CheckOptions, Format};

@@ -83,7 +83,7 @@ impl cli::LockRun {
 }
 
 /// The host runner's words.
-fn refusal(report: &LockReport) -> String {
+pub(crate) fn refusal(report: &LockReport) -> String {
     let holder = match (report.seen.claim.recorded(), report.seen.walk.holders.first()) {
         (Some(recorded), _) => {
             let cmd = recorded.cmd.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);

@@ -12,6 +12,7 @@ mod lock;
 mod lock_run;
 mod lock_status;
 mod output;
+mod salvage;
 mod smokes;
 mod sys;
 mod target;
@@ -34,8 +35,10 @@ fn main() -> ExitCode {
     let answer = match command {
         Command::LockStatus(command) => command.run(&env),
         Command::LockRun(command) => command.run(&env),
+        Command::Handoff(command) if command.salvage_only => command.salvage(&env),
         Command::Handoff(command) => command.run(&env),
         Command::VerifyReady(command) => command.run(&env),
+        Command::Salvage(command) => command.run(&env),
         Command::Smokes(command) => command.run(&env),
         Command::Ci(command) => command.run(&env),
     };

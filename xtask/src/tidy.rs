@@ -13,7 +13,7 @@ const MAX_DEPENDENCIES: usize = 13;
 const FILE_MAX_LINES: usize = 330;
 
 /// Who may import whom: a room only rooms of earlier lines. Nobody imports `main`.
-const IMPORT_ORDER: [&[&str]; 11] = [
+const IMPORT_ORDER: [&[&str]; 12] = [
     &["text", "cli", "verdict"],
     &["sys"],
     &["lock"],
@@ -23,6 +23,7 @@ const IMPORT_ORDER: [&[&str]; 11] = [
     &["wait"],
     &["lock_status"],
     &["lock_run", "handoff", "smokes"],
+    &["salvage"],
     &["ci"],
     &["main"],
 ];

@@ -1,11 +1,11 @@
 //! What one target's archive contains: one walk of its folder, in which symbolic links are not followed.
 
 use crate::config::channel::{channel_text, seeded_id};
+use crate::config::channel_map::{self, ChannelMap};
 use crate::config::is_within;
 use crate::config::targets::OutputDir;
 use crate::handoff::access;
 use crate::handoff::export::{self, END_BYTES, NO_ID};
-use crate::handoff::map::{self, ChannelMap};
 use crate::handoff::watch::Watch;
 use crate::sys::file::{self, Links, ReadError, plain};
 use crate::text::path;
@@ -111,7 +111,7 @@ pub(crate) fn look(question: &Question, watch: &Watch) -> Place {
         return Place::Link(to);
     }
     let mut found = Archive::default();
-    let map = map::read(root).unwrap_or_else(|problem| {
+    let map = channel_map::read(root).unwrap_or_else(|problem| {
         found.map_problem = Some(problem);
         ChannelMap::default()
     });

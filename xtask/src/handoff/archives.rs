@@ -1,9 +1,9 @@
 //! The archives of all targets, looked at several at once, and what is wrong with them.
 
+use crate::config::channel_map;
 use crate::config::targets::Target;
 use crate::handoff::archive::{Archive, Place, Question, Reads, Scraped, look};
 use crate::handoff::check::{Finding, edit, fail, note};
-use crate::handoff::map;
 use crate::handoff::plan::{Asked, Selection, target_option};
 use crate::handoff::watch::{ANSWER_TIMEOUT, Watch};
 use crate::text::{self, count, path, quoted, shell_path};
@@ -229,7 +229,7 @@ pub(crate) fn shared(rows: &[Row]) -> Vec<Finding> {
 }
 
 pub(crate) fn mapped(row: &Row, archive: &Archive) -> Vec<Finding> {
-    let hint = edit(&map::path_in(row.folder()));
+    let hint = edit(&channel_map::path_in(row.folder()));
     let problem = archive.map_problem.iter().map(|problem| fail(row.line(problem), &hint));
     problem.chain(row.fails(&archive.misplaced, &hint)).collect()
 }

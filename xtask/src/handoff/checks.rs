@@ -72,6 +72,17 @@ pub(crate) const KINDS: [Kind; 25] = [
 pub(crate) const DISK_ONLY: [&str; 6] =
     ["disk.free", "disk.inodes", "config.root", "config.targets", "config.duplicates", "archive.writable"];
 
+/// The checks before a salvage, which needs neither a token nor a container.
+pub(crate) const SALVAGE: [&str; 7] = [
+    "disk.free",
+    "disk.inodes",
+    "config.root",
+    "config.targets",
+    "config.duplicates",
+    "config.enabled",
+    "archive.writable",
+];
+
 const fn kind(id: &'static str, about: &'static str, look: fn(&Facts) -> anyhow::Result<Vec<Finding>>) -> Kind {
     Kind { id, about, look }
 }

@@ -95,7 +95,7 @@ fn is_about_scripts(check: &Check) -> bool {
     check.id.starts_with("scripts")
 }
 
-fn lines(report: &Summary, is_shown: impl Fn(&Check) -> bool) -> String {
+pub(crate) fn lines(report: &Summary, is_shown: impl Fn(&Check) -> bool) -> String {
     report.checks.iter().filter(|check| is_shown(check)).map(|check| check.finding.text()).collect()
 }
 
@@ -104,7 +104,7 @@ fn operator_ready() -> String {
 }
 
 /// All failures once more, each with what to do.
-fn failed(what: &str, report: &Summary) -> String {
+pub(crate) fn failed(what: &str, report: &Summary) -> String {
     let line = |check: &Check| format!("  - {}: {}\n{}", check.id, check.finding.line, hint("    ", check));
     format!("\n{what}: {} problem(s)\n{}", report.problems().count(), report.problems().map(line).collect::<String>())
 }

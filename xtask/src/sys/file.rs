@@ -91,7 +91,8 @@ pub(crate) fn ends(file: &File, piece: usize) -> io::Result<Ends> {
     Ok(Ends { start: read_at(file, 0, piece)?, end: Some(read_at(file, length - piece as u64, piece)?) })
 }
 
-fn read_at(file: &File, offset: u64, max_bytes: usize) -> io::Result<Vec<u8>> {
+/// At most `max_bytes` of a file, from `offset` on.
+pub(crate) fn read_at(file: &File, offset: u64, max_bytes: usize) -> io::Result<Vec<u8>> {
     let (mut bytes, mut length) = (vec![0; max_bytes], 0);
     while let more @ 1.. = file.read_at(&mut bytes[length..], offset + length as u64)? {
         length += more;

@@ -1,4 +1,4 @@
-//! The crash-complete proof. `lock-run`, its release and `lock-status --reclaim-stale` are killed
+//! The crash-complete proof. `salvage`, `lock-run`, its release and `lock-status --reclaim-stale` are killed
 //! before every system call they make, one run a call; and every call is made to fail once. After
 //! each run `lock-status` is right, nobody was let in beside a holder, and the next `lock-run` gets in.
 //!
@@ -6,9 +6,11 @@
 //! call can fail so. How calls are chosen and counted: `crash/inject.rs`.
 
 mod inject;
+mod salvage;
 mod scene;
 
 pub(crate) use inject::TRIAL;
+pub(crate) use salvage::salvage;
 
 use inject::{Fault, Point};
 use scene::{COMMAND_EXIT, HANGS, PASS, Run, STALE_SIDECAR, STAY, Scene};
@@ -45,6 +47,8 @@ struct Plan<'a> {
     faults: Vec<Fault>,
     /// Also before it turns to anything of the sandbox: the same in all programs.
     with_startup: bool,
+    /// Only at calls that show this; with `XTASK_HEAVY=1` at all of them.
+    at: Option<String>,
     /// Processes that stay from run to run.
     known: &'a [u32],
 }
@@ -62,7 +66,7 @@ fn lock_run(name: &str, set: fn(&Scene), with_startup: bool) {
     let scene = Scene::new();
     let words = scene.lock_run(STAY);
     let set = || set(&scene);
-    let plan = Plan { words, set: &set, exit: COMMAND_EXIT, faults: faults(), with_startup, known: &[] };
+    let plan = Plan { words, set: &set, exit: COMMAND_EXIT, faults: faults(), with_startup, at: None, known: &[] };
     let mut tally = plan.try_each(&scene, |run, fault, inode| {
         run.check_lock_run(fault);
         scene.check_afterwards(&mut run.wrong, inode);
@@ -77,7 +81,7 @@ pub(crate) fn reclaim() {
     let scene = Scene::new();
     let words = scene.lock_status(&["--reclaim-stale"]);
     let set = || scene.set_stale();
-    let plan = Plan { words, set: &set, exit: 0, faults: faults(), with_startup: false, known: &[] };
+    let plan = Plan { words, set: &set, exit: 0, faults: faults(), with_startup: false, at: None, known: &[] };
     let tally = plan.try_each(&scene, |run, _, inode| {
         if scene.sidecar().exists() && (run.status.success() || run.stdout.contains("removed stale")) {
             run.wrong.push(format!("the sidecar is there, but: {}, {}", run.status, run.state()));
@@ -113,7 +117,8 @@ fn beside(what: &str, unlink: impl Fn(&Scene)) {
     ];
     let failures = commands.map(|(name, words)| {
         let errors = faults().into_iter().filter(|fault| *fault != Fault::Kill).collect();
-        let plan = Plan { words, set: &set, exit: 1, faults: errors, with_startup: false, known: &[holder.id()] };
+        let plan =
+            Plan { words, set: &set, exit: 1, faults: errors, with_startup: false, at: None, known: &[holder.id()] };
         let tally = plan.try_each(&scene, |run, _, inode| scene.check_beside(run, inode));
         tally.told(&format!("{name} beside {what}"))
     });
@@ -122,11 +127,14 @@ fn beside(what: &str, unlink: impl Fn(&Scene)) {
     expect_none(failures);
 }
 
+fn is_heavy() -> bool {
+    std::env::var_os("XTASK_HEAVY").is_some_and(|set| set == "1")
+}
+
 fn faults() -> Vec<Fault> {
-    let is_heavy = std::env::var_os("XTASK_HEAVY").is_some_and(|set| set == "1");
     let heavy = ["ENOSPC", "EACCES", "EMFILE"].map(Fault::Error);
     let ordinary = [Fault::Kill, Fault::Error("EIO")];
-    ordinary.into_iter().chain(heavy.into_iter().filter(|_| is_heavy)).collect()
+    ordinary.into_iter().chain(heavy.into_iter().filter(|_| is_heavy())).collect()
 }
 
 fn expect_none<const N: usize>(failures: [Vec<String>; N]) {
@@ -154,7 +162,9 @@ impl Plan<'_> {
         let points = inject::points([&first, &second], &scene.root, self.known);
         let mut tally = Tally::default();
         for fault in &self.faults {
-            let is_wanted = |point: &&Point| point.can_have(*fault) && (self.with_startup || !point.is_startup);
+            let is_there = |point: &Point| is_heavy() || self.at.as_ref().is_none_or(|at| point.shows(at));
+            let is_wanted =
+                |point: &&Point| point.can_have(*fault) && is_there(point) && (self.with_startup || !point.is_startup);
             for point in points.iter().filter(is_wanted) {
                 tally.add(point, *fault, run(Some((point, *fault))));
                 if tally.hung >= MAX_HUNG {

@@ -99,6 +99,7 @@ fn tests() -> Vec<Test> {
         ("crash_complete_first_lock_run", injection, crash::first_lock_run),
         ("crash_complete_lock_run_after_a_crash", injection, crash::lock_run_after_a_crash),
         ("crash_complete_reclaim", injection, crash::reclaim),
+        ("crash_complete_salvage", injection, crash::salvage),
         ("crash_complete_beside_a_holder", injection, crash::beside_a_holder),
         ("crash_complete_beside_an_unlinked_lock", injection, crash::beside_an_unlinked_lock),
     ]

@@ -141,12 +141,19 @@ impl Point {
         self.name.starts_with("wait")
     }
 
+    /// Whether the call has this among its arguments.
+    pub(super) fn shows(&self, text: &str) -> bool {
+        self.shown.contains(text)
+    }
+
     pub(super) fn can_have(&self, fault: Fault) -> bool {
         let name = &self.name[..];
         let is_open = ["open", "openat", "openat2"].contains(&name);
         match fault {
             Fault::Kill => true,
-            Fault::Error("ENOSPC") => NEED_ROOM.contains(&name) || (is_open && self.shown.contains("O_CREAT")),
+            Fault::Error("ENOSPC" | "EDQUOT") => {
+                NEED_ROOM.contains(&name) || (is_open && self.shown.contains("O_CREAT"))
+            }
             Fault::Error("EMFILE") => MAKE_DESCRIPTORS.contains(&name) || self.shown.contains("F_DUPFD"),
             // Calls that look something up by its name, and SMB's way to refuse a lock.
             Fault::Error("EACCES") => self.shown.contains("\"/") || LOOK_UP.iter().any(|end| name.ends_with(end)),

@@ -108,7 +108,7 @@ impl Scene {
     fn command(&self, program: &str) -> Command {
         let mut command = command(program);
         // cargo's makes the loader try hundreds of places.
-        command.env("DCE_SCRAPE_LOCK_FILE", &self.lock).env_remove("LD_LIBRARY_PATH");
+        command.env("DCE_SCRAPE_LOCK_FILE", &self.lock).env("DCE_MIN_FREE_MB", "0").env_remove("LD_LIBRARY_PATH");
         command
     }
 
