@@ -18,15 +18,23 @@ mod shims;
 mod untouched;
 
 use libtest_mimic::{Arguments, Trial};
+use nix::sys::signal::Signal;
 use places::{NOBODY, smokes, smokes_obstacle};
 use sandbox::{CONTAINER, MOUNTS, obstacle};
 use std::collections::HashMap;
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 /// A name, why it cannot run here, and the test.
 type Test = (&'static str, fn() -> Option<String>, fn());
 
 fn main() -> ExitCode {
+    if ignores_signals() {
+        // A shell cannot trap what was ignored when it started: under nohup, or in the background of a script.
+        let again = sandbox::command("env").arg("--default-signal").args(std::env::args_os()).exec();
+        println!("ERROR: cannot run env: {again}");
+        return ExitCode::FAILURE;
+    }
     let arguments = Arguments::from_args();
     let mut known = HashMap::new();
     let trial = |(name, obstacle, run): Test| {
@@ -51,6 +59,15 @@ fn main() -> ExitCode {
         )
         .map(trial);
     libtest_mimic::run(&arguments, tests.collect()).exit_code()
+}
+
+/// Whether signals are ignored that the tests send.
+fn ignores_signals() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+    let of = |signal: Signal| 1_u64 << (signal as i32 - 1);
+    let sent = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1];
+    u64::from_str_radix(ignored, 16).unwrap() & sent.into_iter().map(of).sum::<u64>() != 0
 }
 
 fn tests() -> Vec<Test> {
