@@ -261,7 +261,7 @@ pub(crate) fn leftovers(row: &Row, archive: &Archive) -> Vec<Finding> {
     let age = found.newest.and_then(|newest| SystemTime::now().duration_since(newest).ok()).unwrap_or_default();
     let line = format!(
         "{} of interrupted scrapes in .dce-temp, {}, last written {} ago; to put the complete ones into the archive: \
-         ./scripts/run-documents-scrape.sh --salvage-only {}",
+         cargo xtask salvage {}",
         count(found.number, "leftover"),
         text::size(found.bytes),
         text::duration(age),

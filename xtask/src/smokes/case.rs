@@ -150,6 +150,9 @@ pub(crate) struct Expect {
     /// The program may change the stage.
     #[serde(default)]
     pub(crate) writes: bool,
+    /// Path and text of files afterwards.
+    #[serde(default)]
+    pub(crate) files: BTreeMap<Text, TextExpect>,
     /// Paths that must exist afterwards.
     #[serde(default)]
     pub(crate) present: Vec<Text>,
@@ -197,8 +200,8 @@ impl Case {
 
     /// Every path in it.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Text> {
-        let Expect { present, absent, .. } = self.expect.get_ref();
-        self.stage.paths().chain(present).chain(absent)
+        let Expect { files, present, absent, .. } = self.expect.get_ref();
+        self.stage.paths().chain(files.keys()).chain(present).chain(absent)
     }
 }
 

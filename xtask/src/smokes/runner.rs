@@ -10,8 +10,9 @@ use crate::smokes::names::Names;
 use crate::smokes::orphans::{self, Orphans};
 use crate::smokes::readme;
 use crate::smokes::smoke::{Kind, Outcome, Setup, Smoke};
-use crate::smokes::stage::{self, Stage, changes};
+use crate::smokes::stage::{self, COMPARED_MAX_BYTES, Stage, changes};
 use crate::sys::child::{self, End, Finished};
+use crate::sys::file::{self, Links};
 use crate::sys::procfs;
 use anyhow::Context;
 use rustix::process::geteuid;
@@ -244,7 +245,7 @@ fn script_of(case: &Case) -> Option<&'static str> {
 
 /// How the result differs from the expectation, without the lines that are not asked for.
 fn mismatches(case: &Case, finished: &Finished, stage: &Stage, not_asked: &[&str]) -> anyhow::Result<Vec<String>> {
-    let Expect { exit, stdout, stderr, present, absent, .. } = case.expect.get_ref();
+    let Expect { exit, stdout, stderr, files, present, absent, .. } = case.expect.get_ref();
     let mut problems = match finished.end {
         End::Exited(status) if status.code() == Some(*exit.get_ref()) => Vec::new(),
         End::Exited(status) => {
@@ -255,6 +256,12 @@ fn mismatches(case: &Case, finished: &Finished, stage: &Stage, not_asked: &[&str
     };
     for (name, expect, bytes) in [("stdout", stdout, &finished.stdout), ("stderr", stderr, &finished.stderr)] {
         problems.extend(check_text(name, expect, &stage.names, not_asked, &decoded(bytes))?);
+    }
+    for (name, expect) in files {
+        match file::read(&stage.root.join(name.get_ref()), Links::Refuse, COMPARED_MAX_BYTES) {
+            Ok(bytes) => problems.extend(check_text(name.get_ref(), expect, &stage.names, &[], &decoded(&bytes))?),
+            Err(why) => problems.push(format!("{} cannot be read: {why}", name.get_ref())),
+        }
     }
     for (paths, exists, what) in [(present, true, "does not exist"), (absent, false, "still exists")] {
         let is_wrong = |path: &&Text| match stage.root.join(path.get_ref()).symlink_metadata() {

@@ -21,7 +21,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 /// Maximum size of a file whose content a snapshot compares.
-const COMPARED_MAX_BYTES: u64 = 1 << 20;
+pub(crate) const COMPARED_MAX_BYTES: u64 = 1 << 20;
 
 /// The folders that every stage has.
 const FOLDERS: [&str; 4] = ["archive", "bin", "home", "tmp"];
