@@ -258,10 +258,9 @@ fn mismatches(case: &Case, finished: &Finished, stage: &Stage, not_asked: &[&str
         problems.extend(check_text(name, expect, &stage.names, not_asked, &decoded(bytes))?);
     }
     for (name, expect) in files {
-        match file::read(&stage.root.join(name.get_ref()), Links::Refuse, COMPARED_MAX_BYTES) {
-            Ok(bytes) => problems.extend(check_text(name.get_ref(), expect, &stage.names, &[], &decoded(&bytes))?),
-            Err(why) => problems.push(format!("{} cannot be read: {why}", name.get_ref())),
-        }
+        let bytes = file::read(&stage.root.join(name.get_ref()), Links::Refuse, COMPARED_MAX_BYTES);
+        let text = bytes.map_or_else(|why| format!("(cannot be read: {why})"), |bytes| decoded(&bytes));
+        problems.extend(check_text(name.get_ref(), expect, &stage.names, &[], &text)?);
     }
     for (paths, exists, what) in [(present, true, "does not exist"), (absent, false, "still exists")] {
         let is_wrong = |path: &&Text| match stage.root.join(path.get_ref()).symlink_metadata() {
@@ -278,9 +277,8 @@ fn mismatches(case: &Case, finished: &Finished, stage: &Stage, not_asked: &[&str
 
 /// Rewrites the case's expectation if it passes then.
 fn bless(smoke: &Smoke, case: &Case, text: &str, finished: &Finished, stage: &Stage) -> anyhow::Result<bool> {
-    let is_readme = smoke.is_readme();
-    let Some(rewritten) = blessed(text, case, finished, &stage.names, is_readme)? else { return Ok(false) };
-    let again = match is_readme {
+    let Some(rewritten) = blessed(text, case, finished, &stage.names, smoke.is_readme())? else { return Ok(false) };
+    let again = match smoke.is_readme() {
         true => readme::case_in(&rewritten, &smoke.name),
         false => toml::from_str(&rewritten).ok(),
     };
