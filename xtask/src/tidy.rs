@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Maximum number of direct dependencies: see `xtask/Cargo.toml`.
-const MAX_DEPENDENCIES: usize = 13;
+const MAX_DEPENDENCIES: usize = 14;
 
 /// Maximum length of a file without its tests, in lines.
 const FILE_MAX_LINES: usize = 330;

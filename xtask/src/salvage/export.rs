@@ -5,6 +5,7 @@ use crate::salvage::message::{MESSAGE_MAX_BYTES, Message};
 use crate::sys::file::read_at;
 use crate::sys::signals::Signals;
 use crate::text::{count, printable, size};
+use memchr::memchr2;
 use rustix::fs::{Stat, fstat};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -283,7 +284,17 @@ struct ValueEnd {
 impl ValueEnd {
     /// The length of the value; None if it is not all there, or nested too deep. Whether it is JSON is not its concern.
     fn find(&mut self, text: &[u8]) -> Option<usize> {
-        while let Some(&byte) = text.get(self.at) {
+        loop {
+            // Most of a text means nothing here, and is passed over at once.
+            let rest = text.get(self.at..)?;
+            self.at += match self.in_string {
+                true if !self.is_escaped => memchr2(b'"', b'\\', rest).unwrap_or(rest.len()),
+                false if self.depth > 0 => {
+                    rest.iter().position(|byte| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']')).unwrap_or(rest.len())
+                }
+                _ => 0,
+            };
+            let byte = *text.get(self.at)?;
             let is_first = self.at == 0;
             self.at += 1;
             if self.in_string {
@@ -312,7 +323,6 @@ impl ValueEnd {
                 return None;
             }
         }
-        None
     }
 }
 
