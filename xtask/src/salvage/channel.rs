@@ -117,7 +117,8 @@ impl Salvage<'_> {
             return Err(Stop::Failed(format!("it belongs to channel {}", crate::text::quoted(&about.id))));
         }
         if export.messages.is_empty() {
-            return Err(Stop::Left("there is no whole message in it".to_owned()));
+            let why = if let Ending::Damaged(why) = &export.ending { why } else { "there is no whole message in it" };
+            return Err(Stop::Left(why.to_owned()));
         }
         let guild: Option<BTreeMap<String, serde_json::Value>> = export.member_as("guild");
         let guild = guild.as_ref().and_then(|guild| guild.get("name")?.as_str()).unwrap_or_default();

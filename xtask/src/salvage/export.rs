@@ -175,16 +175,17 @@ fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Stop> {
 
 /// How much of a file there is before the NULs at its end.
 fn length_without_nuls(file: &File, mut length: u64) -> io::Result<u64> {
+    let nuls = vec![0; PIECE_BYTES];
     while length > 0 {
         let piece = length.min(PIECE_BYTES as u64);
         let bytes = read_at(file, length - piece, piece as usize)?;
-        let rest = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-        length = length - piece + rest as u64;
-        if rest > 0 {
-            break;
+        length -= piece;
+        if bytes != nuls[..bytes.len()] {
+            let last = bytes.iter().rposition(|&byte| byte != 0);
+            return Ok(length + last.map_or(0, |last| last as u64 + 1));
         }
     }
-    Ok(length)
+    Ok(0)
 }
 
 /// A file's text, of which a piece is in memory.
