@@ -66,15 +66,15 @@ impl Salvage<'_> {
         if channels.is_empty() {
             return Ok(Vec::new());
         }
-        let destinations = Destinations::find(folder)?;
+        let mut destinations = Destinations::find(folder)?;
         let channel = |(channel, leftovers): (u128, Vec<Leftover>)| report::Channel {
             channel: channel_text(channel),
-            leftovers: self.channel(channel, &leftovers, &destinations),
+            leftovers: self.channel(channel, &leftovers, &mut destinations),
         };
         Ok(channels.into_iter().map(channel).collect())
     }
 
-    fn channel(&self, channel: u128, leftovers: &[Leftover], destinations: &Destinations) -> Vec<report::Leftover> {
+    fn channel(&self, channel: u128, leftovers: &[Leftover], destinations: &mut Destinations) -> Vec<report::Leftover> {
         let outcome = |done: Result<Outcome, Stop>| match done {
             Ok(outcome) => outcome,
             Err(Stop::Left(why)) => Outcome::Left { why },
@@ -83,7 +83,12 @@ impl Salvage<'_> {
         let mut done: Vec<report::Leftover> = Vec::new();
         for leftover in leftovers.iter().take_while(|_| !self.cancel.is_caught()) {
             let shown = whole(&leftover.folder.join("export.json").to_string_lossy());
-            done.push(report::Leftover { path: Some(shown), outcome: outcome(self.leftover(leftover, destinations)) });
+            let outcome = outcome(self.leftover(leftover, destinations));
+            if let Outcome::Salvaged(done) = &outcome {
+                // The next one goes there, too, although the channel may have got another name meanwhile.
+                destinations.add(channel, &done.archive);
+            }
+            done.push(report::Leftover { path: Some(shown), outcome });
         }
         if leftovers.is_empty() && self.asked.repairs {
             let repaired = self.repair(channel, destinations).transpose();

@@ -113,6 +113,11 @@ impl<'a> Destinations<'a> {
         }
         Ok(Some(to))
     }
+
+    /// Tells that a channel has an export now.
+    pub(crate) fn add(&mut self, channel: u128, export: &Path) {
+        self.named.entry(channel).or_insert_with(|| vec![export.to_path_buf()]);
+    }
 }
 
 fn outside(id: &str, to: &Path) -> String {
