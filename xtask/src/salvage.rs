@@ -18,7 +18,7 @@ use crate::handoff::checks::SALVAGE;
 use crate::handoff::facts::Facts;
 use crate::handoff::plan::Selection;
 use crate::handoff::report::Summary;
-use crate::handoff::text::{failed, lines};
+use crate::handoff::text::{failed, lines, opening};
 use crate::lock::guard::{Guard, Refusal};
 use crate::lock_run::refusal;
 use crate::lock_status::report::{LockReport, Look};
@@ -26,7 +26,7 @@ use crate::lock_status::text::whole;
 use crate::output::{self, with_progress};
 use crate::sys::signals::Signals;
 use crate::target::Resolved;
-use crate::text::{path, quoted};
+use crate::text::quoted;
 use crate::verdict::Verdict;
 use anyhow::{Context, anyhow, bail};
 use channel::{Asked, Salvage};
@@ -63,12 +63,8 @@ impl cli::Handoff {
         let (target, channels) = (self.target.as_deref(), &self.channels[..]);
         let asked = Asked { target, channels, is_dry_run: false, repairs: false };
         let salvaged = salvage(&resolved, &asked, env, |facts, checks| {
-            let shown = path(&checks.config);
-            let mut text = format!("Operator handoff\n================\nconfig: {shown}\n\n");
-            text += &(facts.selection.text("Operator handoff", &checks.config) + "\n");
-            if !self.skip_df {
-                text += &format!("Disk summary\n============\n{}\n", facts.disk()?.table());
-            }
+            let disk = if self.skip_df { None } else { Some(facts.disk()?) };
+            let mut text = opening(&checks.config, &facts.selection, disk);
             text += &format!("Operator readiness checks\n=========================\n{}\n", lines(checks, |_| true));
             let lock = LockReport::gather(&resolved, Look::Quick);
             text += &format!("{}\n", whole(&lock, output::paint(env)));

@@ -2,12 +2,14 @@
 
 use crate::handoff::archives::Row;
 use crate::handoff::check::Check;
+use crate::handoff::disk::Disk;
 use crate::handoff::plan::{Selection, shown_dir};
 use crate::handoff::report::{Conclusion, Handoff, Readiness, Summary};
 use crate::lock_status;
 use crate::output::Paint;
 use crate::text::{path, printable};
 use crate::verdict::Verdict;
+use std::path::Path;
 
 /// What to run next, in the host runner's checkout.
 const SCRAPE: &str = "  ./scripts/run-documents-scrape.sh";
@@ -15,12 +17,7 @@ const CRON: &str = "  ./scripts/setup-cron.sh --dry-run\n";
 
 pub(crate) fn handoff(report: &Handoff, selection: &Selection, with_disk_table: bool, paint: Paint) -> String {
     let (ready, summary) = (&report.ready, &report.ready.summary);
-    let plan = |title: &str| selection.text(title, &summary.config);
-    let mut text = format!("Operator handoff\n================\nconfig: {}\n\n", path(&summary.config));
-    text += &(plan("Operator handoff") + "\n");
-    if with_disk_table {
-        text += &format!("Disk summary\n============\n{}\n", ready.disk.table());
-    }
+    let mut text = opening(&summary.config, selection, with_disk_table.then_some(ready.disk));
     text += &readiness(ready);
     if summary.ready {
         text += &operator_ready();
@@ -36,7 +33,7 @@ pub(crate) fn handoff(report: &Handoff, selection: &Selection, with_disk_table: 
             "WARN: whether the scrape lock is held is unknown; do not start a run until it is known.\n\n"
         }
     };
-    text += &plan("Documents scrape");
+    text += &selection.text("Documents scrape", &summary.config);
     text += match ready.auth {
         _ if !summary.has_ready_archives() => "Dry run failed: archive paths are not ready.\n",
         Some(_) => "Dry run complete: archive paths verified.\n",
@@ -54,6 +51,13 @@ pub(crate) fn handoff(report: &Handoff, selection: &Selection, with_disk_table: 
         Conclusion::Failed => return text + &failed("Handoff failed", summary),
     };
     text + &format!("\n{start}\n{SCRAPE}{}\n{CRON}{}", selection.arguments(), lines(summary, is_about_scripts))
+}
+
+/// What every handoff begins with.
+pub(crate) fn opening(config: &Path, selection: &Selection, disk: Option<&Disk>) -> String {
+    let plan = selection.text("Operator handoff", config);
+    let disk = disk.map(|disk| format!("Disk summary\n============\n{}\n", disk.table())).unwrap_or_default();
+    format!("Operator handoff\n================\nconfig: {}\n\n{plan}\n{disk}", path(config))
 }
 
 pub(crate) fn verify_ready(report: &Readiness) -> String {

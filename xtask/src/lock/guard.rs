@@ -9,7 +9,7 @@ use crate::lock::path::sidecar_path;
 use crate::lock::sidecar::Claim;
 use crate::lock::wanted::Wanted;
 use crate::sys::deadline::within;
-use crate::sys::file::{irregular, plain, stat_id};
+use crate::sys::file::{irregular, plain, remove_if_present, stat_id};
 use crate::sys::procfs;
 use crate::text::path;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, openat};
@@ -182,13 +182,6 @@ fn write_sidecar(sidecar: &Path, text: &str) -> Result<(), Refusal> {
 fn remove_sidecar(lock: &Path) -> Result<(), Refusal> {
     let sidecar = sidecar_path(lock);
     remove_if_present(&sidecar).map_err(|error| failed("remove the sidecar", &sidecar, &error))
-}
-
-fn remove_if_present(file: &Path) -> io::Result<()> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 fn open_lock(lock: &Path, more: OFlags) -> Result<OwnedFd, Refusal> {

@@ -2,6 +2,7 @@
 //! one or the new one.
 
 use crate::salvage::export::Export;
+use crate::sys::file::remove_if_present;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, fstat, fsync, linkat, openat, statat};
 use rustix::io::Errno;
 use std::fs::{self, File};
@@ -102,13 +103,6 @@ fn beside(file: &Path, before: &str, after: &str) -> PathBuf {
     name.push(file.file_name().unwrap_or_default());
     name.push(after);
     file.with_file_name(name)
-}
-
-fn remove_if_present(file: &Path) -> io::Result<()> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {

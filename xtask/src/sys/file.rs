@@ -190,6 +190,14 @@ pub(crate) fn stat_id(folder: impl AsFd, name: impl rustix::path::Arg, flags: At
     Ok((stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino))
 }
 
+/// Removes a file, or does nothing if there is none.
+pub(crate) fn remove_if_present(file: &Path) -> io::Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// An I/O error as a lowercase fragment, without Rust's `(os error N)`.
 pub(crate) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
