@@ -2,8 +2,9 @@
 //! before every system call they make, one run a call; and every call is made to fail once. After
 //! each run `lock-status` is right, nobody was let in beside a holder, and the next `lock-run` gets in.
 //!
-//! By default with SIGKILL and EIO; with `XTASK_HEAVY=1` also with ENOSPC, EACCES and EMFILE where a
-//! call can fail so. How calls are chosen and counted: `crash/inject.rs`.
+//! By default with SIGKILL and EIO, at every call on the folder in question, at every wait, and at one in ten of the others. With
+//! `XTASK_HEAVY=1` at all of them, and also with ENOSPC, EACCES and EMFILE where a call can fail so: as CI does every
+//! night. How calls are chosen and counted: `crash/inject.rs`.
 
 mod inject;
 mod salvage;
@@ -16,6 +17,9 @@ use inject::{Fault, Point};
 use scene::{COMMAND_EXIT, HANGS, PASS, Run, STALE_SIDECAR, STAY, Scene};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+/// Of the calls on anything else, one in so many is a point.
+const OTHERS_STRIDE: usize = 10;
 
 /// After so many hung runs the rest is left out.
 const MAX_HUNG: usize = 3;
@@ -47,8 +51,8 @@ struct Plan<'a> {
     faults: Vec<Fault>,
     /// Also before it turns to anything of the sandbox: the same in all programs.
     with_startup: bool,
-    /// Only at calls that show this; with `XTASK_HEAVY=1` at all of them.
-    at: Option<String>,
+    /// The folder that it is about.
+    at: PathBuf,
     /// Processes that stay from run to run.
     known: &'a [u32],
 }
@@ -66,7 +70,8 @@ fn lock_run(name: &str, set: fn(&Scene), with_startup: bool) {
     let scene = Scene::new();
     let words = scene.lock_run(STAY);
     let set = || set(&scene);
-    let plan = Plan { words, set: &set, exit: COMMAND_EXIT, faults: faults(), with_startup, at: None, known: &[] };
+    let plan =
+        Plan { words, set: &set, exit: COMMAND_EXIT, faults: faults(), with_startup, at: scene.folder(), known: &[] };
     let mut tally = plan.try_each(&scene, |run, fault, inode| {
         run.check_lock_run(fault);
         scene.check_afterwards(&mut run.wrong, inode);
@@ -81,7 +86,8 @@ pub(crate) fn reclaim() {
     let scene = Scene::new();
     let words = scene.lock_status(&["--reclaim-stale"]);
     let set = || scene.set_stale();
-    let plan = Plan { words, set: &set, exit: 0, faults: faults(), with_startup: false, at: None, known: &[] };
+    let plan =
+        Plan { words, set: &set, exit: 0, faults: faults(), with_startup: false, at: scene.folder(), known: &[] };
     let tally = plan.try_each(&scene, |run, _, inode| {
         if scene.sidecar().exists() && (run.status.success() || run.stdout.contains("removed stale")) {
             run.wrong.push(format!("the sidecar is there, but: {}, {}", run.status, run.state()));
@@ -117,8 +123,15 @@ fn beside(what: &str, unlink: impl Fn(&Scene)) {
     ];
     let failures = commands.map(|(name, words)| {
         let errors = faults().into_iter().filter(|fault| *fault != Fault::Kill).collect();
-        let plan =
-            Plan { words, set: &set, exit: 1, faults: errors, with_startup: false, at: None, known: &[holder.id()] };
+        let plan = Plan {
+            words,
+            set: &set,
+            exit: 1,
+            faults: errors,
+            with_startup: false,
+            at: scene.folder(),
+            known: &[holder.id()],
+        };
         let tally = plan.try_each(&scene, |run, _, inode| scene.check_beside(run, inode));
         tally.told(&format!("{name} beside {what}"))
     });
@@ -162,10 +175,13 @@ impl Plan<'_> {
         let points = inject::points([&first, &second], &scene.root, self.known);
         let mut tally = Tally::default();
         for fault in &self.faults {
-            let is_there = |point: &Point| is_heavy() || self.at.as_ref().is_none_or(|at| point.shows(at));
-            let is_wanted =
-                |point: &&Point| point.can_have(*fault) && is_there(point) && (self.with_startup || !point.is_startup);
-            for point in points.iter().filter(is_wanted) {
+            let can_be = |point: &&Point| point.can_have(*fault) && (self.with_startup || !point.is_startup);
+            let (there, others): (Vec<&Point>, _) = points
+                .iter()
+                .filter(can_be)
+                .partition(|point| point.may_block() || point.shows(&self.at.to_string_lossy()));
+            let stride = if is_heavy() { 1 } else { OTHERS_STRIDE };
+            for point in there.into_iter().chain(others.into_iter().step_by(stride)) {
                 tally.add(point, *fault, run(Some((point, *fault))));
                 if tally.hung >= MAX_HUNG {
                     return tally;
@@ -222,7 +238,7 @@ impl Scene {
         if (&status.state[..], status.exit) != ("free", 0) {
             wrong.push(format!("after the next lock-run, lock-status says {status:?}"));
         }
-        let folder = std::fs::read_dir(self.lock.parent().unwrap()).into_iter().flatten();
+        let folder = std::fs::read_dir(self.folder()).into_iter().flatten();
         let left: Vec<PathBuf> = folder.map(|entry| entry.unwrap().path()).filter(|path| *path != self.lock).collect();
         if !left.is_empty() {
             wrong.push(format!("left after the next lock-run: {left:?}"));

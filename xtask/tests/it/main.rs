@@ -24,6 +24,21 @@ use sandbox::{CONTAINER, MOUNTS, obstacle};
 use std::collections::HashMap;
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
+use std::sync::{PoisonError, RwLock};
+
+/// Number of tests that run at once.
+const THREADS: usize = 8;
+
+/// These load the machine or the lock table, so that another program may rightly say that it does not know.
+const ALONE: [&str; 5] = [
+    "a_line_that_moves_between_two_pages_is_not_missed",
+    "many_descriptors_are_looked_at_in_time",
+    "tens_of_thousands_of_locks_are_read_in_time",
+    "waiters_and_a_toggled_lock_do_not_hide_the_held_one",
+    "waiting_costs_little",
+];
+
+static MACHINE: RwLock<()> = RwLock::new(());
 
 /// A name, why it cannot run here, and the test.
 type Test = (&'static str, fn() -> Option<String>, fn());
@@ -35,7 +50,9 @@ fn main() -> ExitCode {
         println!("ERROR: cannot run env: {again}");
         return ExitCode::FAILURE;
     }
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Most of them wait for other programs.
+    arguments.test_threads.get_or_insert(THREADS);
     let mut known = HashMap::new();
     let trial = |(name, obstacle, run): Test| {
         // Some obstacles take a while to try: each once, and only for the test that nextest asks for.
@@ -45,20 +62,21 @@ fn main() -> ExitCode {
             println!("SKIP: {name} ({why})");
         }
         let passes = move || {
+            let is_alone = ALONE.contains(&name);
+            let _alone = is_alone.then(|| MACHINE.write().unwrap_or_else(PoisonError::into_inner));
+            let _beside = (!is_alone).then(|| MACHINE.read().unwrap_or_else(PoisonError::into_inner));
             run();
             Ok(())
         };
         // Decided while listing: some runners report what is ignored at run time as passed.
         Trial::test(name, passes).with_ignored_flag(obstacle.is_some())
     };
-    let tests = tests()
-        .into_iter()
-        .chain(
-            [findings::CASES.concat(), readiness::CASES.to_vec(), runner::CASES.to_vec(), shims::CASES.to_vec()]
-                .concat(),
-        )
-        .map(trial);
-    libtest_mimic::run(&arguments, tests.collect()).exit_code()
+    let mut tests =
+        [readiness::CASES.to_vec(), findings::CASES.concat(), tests(), runner::CASES.to_vec(), shims::CASES.to_vec()]
+            .concat();
+    // Then those that take longest.
+    tests.sort_by_key(|(name, ..)| (!ALONE.contains(name), !name.starts_with("crash_")));
+    libtest_mimic::run(&arguments, tests.into_iter().map(trial).collect()).exit_code()
 }
 
 /// Whether signals are ignored that the tests send.

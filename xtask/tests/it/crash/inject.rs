@@ -141,6 +141,11 @@ impl Point {
         self.name.starts_with("wait")
     }
 
+    /// Whether it may wait for something.
+    pub(super) fn may_block(&self) -> bool {
+        self.is_wait() || self.name.ends_with("poll")
+    }
+
     /// Whether the call has this among its arguments.
     pub(super) fn shows(&self, text: &str) -> bool {
         self.shown.contains(text)

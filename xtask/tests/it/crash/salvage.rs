@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 const CHANNEL: &str = "100000000000000001";
 
-/// So many that the new archive is written in several pieces.
-const MESSAGES: usize = 4000;
+/// The new archive is then written in several pieces.
+const MESSAGES: usize = 300;
 
 struct Files {
     config: PathBuf,
@@ -32,9 +32,8 @@ pub(crate) fn salvage() {
     assert_eq!(new.matches("\"timestamp\"").count(), MESSAGES + MESSAGES / 2 - 1, "the last message is cut off");
     let set = || files.set(&scene);
     let faults = faults().into_iter().chain([Fault::Error("ENOSPC"), Fault::Error("EDQUOT")]).collect();
-    // The rest is the lock's: lock-run is tried there.
-    let at = Some(files.output_dir.display().to_string());
-    let plan = Plan { words: words.clone(), set: &set, exit: 0, faults, with_startup: false, at, known: &[] };
+    let (words_again, at) = (words.clone(), files.output_dir.clone());
+    let plan = Plan { words: words_again, set: &set, exit: 0, faults, with_startup: false, at, known: &[] };
     let tally = plan.try_each(&scene, |run, _, _| {
         let archive = std::fs::read_to_string(&files.archive).unwrap_or_default();
         let leftover = std::fs::read_to_string(&files.leftover).unwrap_or_default();
@@ -100,7 +99,7 @@ fn export(first: usize) -> String {
             number / 3600,
             number / 60 % 60,
             number % 60,
-            "x".repeat(60)
+            "x".repeat(900)
         )
     };
     let messages: Vec<String> = (first..first + MESSAGES).map(message).collect();

@@ -60,6 +60,11 @@ impl Scene {
         Scene { lock: root.join(name), root, _sandbox: sandbox }
     }
 
+    /// The lock's.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.lock.parent().unwrap().to_owned()
+    }
+
     pub(super) fn sidecar(&self) -> PathBuf {
         PathBuf::from(format!("{}.meta", self.lock.display()))
     }
@@ -78,14 +83,14 @@ impl Scene {
 
     /// Not even the lock's folder is there.
     pub(super) fn set_nothing(&self) {
-        _ = std::fs::remove_dir_all(self.lock.parent().unwrap());
+        _ = std::fs::remove_dir_all(self.folder());
         _ = std::fs::remove_file(self.journal());
     }
 
     /// A scrape was killed: the lock file and its sidecar are there.
     pub(super) fn set_stale(&self) {
         self.set_nothing();
-        std::fs::create_dir(self.lock.parent().unwrap()).unwrap();
+        std::fs::create_dir(self.folder()).unwrap();
         std::fs::write(&self.lock, "").unwrap();
         self.write_sidecar();
     }
