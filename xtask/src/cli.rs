@@ -129,8 +129,8 @@ pub(crate) struct Salvage {
     /// Only say what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Also close an archive that is itself cut off, and keep the original beside it
-    #[arg(long)]
+    /// Also close the channel's archive if it is itself cut off, and keep the original beside it
+    #[arg(long, requires = "channels")]
     pub(crate) repair_archive: bool,
     #[command(flatten)]
     pub(crate) format: FormatOption,

@@ -2,76 +2,86 @@
 //! one or the new one.
 
 use crate::salvage::export::Export;
-use crate::sys::file::remove_if_present;
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, fstat, fsync, linkat, openat, statat};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, fstat, fsync, linkat, openat, renameat};
+use rustix::fs::{statat, unlinkat};
 use rustix::io::Errno;
-use std::fs::{self, File};
+use std::ffi::CString;
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
 
 /// The permission bits of a mode.
 const PERMISSIONS: u32 = 0o7777;
 
-/// Writes a new archive at `to`; `old` is the one that was read there. With `keep_old` that one stays beside it, and its
-/// path is given.
+/// How the names end of what is written until it is renamed: not as an export's.
+pub(crate) const UNFINISHED: &str = ".dce-salvage";
+
+/// Where an archive is, or is to be: a name in an open folder, which stays the same folder whatever becomes of its path.
+pub(crate) struct Place {
+    pub(crate) folder: OwnedFd,
+    pub(crate) name: CString,
+}
+
+/// Writes a new archive; `old` is the one that was read there. With `keep_old` that one stays beside it, and its name is
+/// given.
 ///
 /// # Errors
 /// It could not be written, or somebody has changed the old one; it is then still there.
 pub(crate) fn replace(
-    to: &Path,
-    old: Option<&Export>,
+    at: &Place,
+    old: Option<&Stat>,
     keep_old: bool,
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
-) -> io::Result<Option<PathBuf>> {
-    let folder = to.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(folder)?;
-    // Nobody else writes here, under the scrape lock: the name need not be random, and what a kill leaves is
-    // replaced by the next one. It must not end as an export's does.
-    let new = beside(to, ".", ".dce-salvage");
-    remove_if_present(&new)?;
-    let attempt = || -> io::Result<Option<PathBuf>> {
-        write_whole(&new, folder, old, write)?;
-        check_unchanged(to, old)?;
-        let kept = if keep_old { Some(keep(to)?) } else { None };
-        fs::rename(&new, to)?;
+) -> io::Result<Option<CString>> {
+    // Another root's salvage has another lock, and may be at work here.
+    let new = beside(at, ".", &format!(".{}{UNFINISHED}", std::process::id()))?;
+    let attempt = || -> io::Result<Option<CString>> {
+        write_whole(at, &new, old, write)?;
+        check_unchanged(at, old)?;
+        let kept = if keep_old { Some(keep(at)?) } else { None };
+        renameat(&at.folder, &new, &at.folder, &at.name)?;
         Ok(kept)
     };
-    let kept = attempt().inspect_err(|_| _ = fs::remove_file(&new))?;
-    sync_folder(folder)?;
+    let kept = attempt().inspect_err(|_| _ = unlinkat(&at.folder, &new, AtFlags::empty()))?;
+    fsync(&at.folder)?;
     Ok(kept)
 }
 
 fn write_whole(
-    new: &Path,
-    folder: &Path,
-    old: Option<&Export>,
+    at: &Place,
+    new: &CString,
+    old: Option<&Stat>,
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
 ) -> io::Result<()> {
-    let file = File::create_new(new)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = File::from(openat(&at.folder, new, flags, Mode::from_raw_mode(0o666))?);
     let mut out = BufWriter::with_capacity(256 << 10, &file);
     write(&mut out)?;
     out.flush()?;
     drop(out);
-    // The scraper, perhaps another user, must be able to go on with it: it keeps the owner, where the caller may
-    // give it away, and the mode.
-    let owner = old.map_or_else(|| statat(CWD, folder, AtFlags::empty()), |old| Ok(old.stat))?;
-    _ = fchown(&file, Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)));
+    // The scraper, perhaps another user, must be able to go on with it: it keeps the owner and the group, where the
+    // caller may give it away, and the mode.
+    let owner = old.map_or_else(|| fstat(&at.folder), |old| Ok(*old))?;
+    let (user, group) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
+    if fchown(&file, Some(user), Some(group)).is_err() {
+        _ = fchown(&file, None, Some(group));
+    }
     if let Some(old) = old {
-        fchmod(&file, Mode::from_raw_mode(old.stat.st_mode & PERMISSIONS))?;
+        fchmod(&file, Mode::from_raw_mode(old.st_mode & PERMISSIONS))?;
     }
     file.sync_all()
 }
 
-/// Whether what was read at `to`, or that there was nothing, is still so.
-fn check_unchanged(to: &Path, old: Option<&Export>) -> io::Result<()> {
-    let now = match statat(CWD, to, AtFlags::SYMLINK_NOFOLLOW) {
+/// Whether what was read there, or that there was nothing, is still so.
+fn check_unchanged(at: &Place, old: Option<&Stat>) -> io::Result<()> {
+    let now = match statat(&at.folder, &at.name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => None,
         now => Some(now?),
     };
     match (now, old) {
         (None, None) => Ok(()),
-        (Some(now), Some(old)) if is_same(&now, &old.stat) => Ok(()),
-        _ => Err(io::Error::other("somebody has changed it in the meantime")),
+        (Some(now), Some(old)) if is_same(&now, old) => Ok(()),
+        _ => Err(io::Error::other("it was changed meanwhile")),
     }
 }
 
@@ -86,11 +96,11 @@ pub(crate) fn is_unwritten(export: &Export) -> bool {
     fstat(&export.file).is_ok_and(|now| is_same(&now, &export.stat))
 }
 
-/// Gives a file a second name beside it.
-fn keep(file: &Path) -> io::Result<PathBuf> {
+/// Gives an archive a second name beside it.
+fn keep(at: &Place) -> io::Result<CString> {
     for number in 1.. {
-        let kept = beside(file, "", &format!(".before-repair-{number}"));
-        match linkat(CWD, file, CWD, &kept, AtFlags::empty()) {
+        let kept = beside(at, "", &format!(".before-repair-{number}"))?;
+        match linkat(&at.folder, &at.name, &at.folder, &kept, AtFlags::empty()) {
             Err(Errno::EXIST) => {}
             linked => return linked.map(|()| kept).map_err(io::Error::from),
         }
@@ -98,14 +108,6 @@ fn keep(file: &Path) -> io::Result<PathBuf> {
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
-fn beside(file: &Path, before: &str, after: &str) -> PathBuf {
-    let mut name = std::ffi::OsString::from(before);
-    name.push(file.file_name().unwrap_or_default());
-    name.push(after);
-    file.with_file_name(name)
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    let folder = openat(CWD, folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    Ok(fsync(folder)?)
+fn beside(at: &Place, before: &str, after: &str) -> io::Result<CString> {
+    Ok(CString::new([before.as_bytes(), at.name.to_bytes(), after.as_bytes()].concat())?)
 }

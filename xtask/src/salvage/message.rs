@@ -1,8 +1,8 @@
 //! A message in an index: where it is in its file, and what it is sorted by, in 24 bytes.
 
 use serde::Deserialize;
-use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::time::{Duration, SystemTime};
 
 /// Lengths are kept in 24 bits; the exporter's messages have a few KiB.
 pub(crate) const MESSAGE_MAX_BYTES: usize = (1 << LENGTH_BITS) - 1;
@@ -26,27 +26,23 @@ pub(crate) struct Message {
 
 /// What is read of a message.
 #[derive(Deserialize)]
-struct Keys<'a> {
-    #[serde(borrow)]
-    id: Cow<'a, str>,
-    #[serde(borrow, default)]
-    timestamp: Option<Cow<'a, str>>,
+pub(crate) struct Keys {
+    id: String,
+    #[serde(default)]
+    timestamp: Option<String>,
 }
 
 impl Message {
     /// # Errors
-    /// It is not a message, or it cannot be sorted.
-    pub(crate) fn new(offset: u64, bytes: &[u8]) -> Result<Message, String> {
-        let text = std::str::from_utf8(bytes).map_err(|_| "a message is not UTF-8".to_owned())?;
-        let keys: Keys = serde_json::from_str(text)
-            .map_err(|error| format!("a message is not one: {}", crate::text::printable(error.to_string())))?;
+    /// It cannot be sorted.
+    pub(crate) fn new(offset: u64, length: u64, keys: &Keys) -> Result<Message, String> {
         let is_plain =
             keys.id.bytes().all(|byte| byte.is_ascii_digit()) && !(keys.id.starts_with('0') && keys.id.len() > 1);
         let id = keys.id.parse().ok().filter(|_| is_plain);
-        let id = id.ok_or_else(|| format!("a message has the id {}", crate::text::quoted(&*keys.id)))?;
+        let id = id.ok_or_else(|| format!("a message has the id {}", crate::text::quoted(&keys.id)))?;
         let time = keys.timestamp.as_deref().map_or(Some(0), time_key);
         let time = time.ok_or_else(|| format!("message {id} has no usable timestamp"))?;
-        Ok(Message { id, time, place: offset << LENGTH_BITS | bytes.len() as u64 })
+        Ok(Message { id, time, place: offset << LENGTH_BITS | length })
     }
 
     /// In its file, in bytes.
@@ -89,7 +85,7 @@ pub(crate) fn time_key(text: &str) -> Option<u64> {
     let rest = &text[19..];
     let zone_at = rest.find(['+', '-', 'Z'])?;
     let (fraction, zone) = rest.split_at(zone_at);
-    let key = second * strings(FRACTION_DIGITS) + fraction_rank(fraction)?;
+    let mut fraction_rank = fraction_rank(fraction)?;
     // A number of 2 * 60 quarters of an hour, and `Z`.
     let hours = |zone: &str| {
         let at = 19 + zone_at;
@@ -100,11 +96,27 @@ pub(crate) fn time_key(text: &str) -> Option<u64> {
     let zone_rank = match zone.as_bytes()[0] {
         b'+' => hours(zone)?,
         b'-' => 60 + hours(zone)?,
-        _ if zone == "Z" => 127,
+        // After everything that begins alike, as it is no digit: the longer of two comes first.
+        _ if zone == "Z" => {
+            let digits = fraction.len().saturating_sub(1);
+            fraction_rank += strings(FRACTION_DIGITS - digits) - 1;
+            127 - digits as u64
+        }
         _ => return None,
     };
     // 0 is the message without a timestamp.
-    Some(key * 128 + zone_rank + 1)
+    Some((second * strings(FRACTION_DIGITS) + fraction_rank) * 128 + zone_rank + 1)
+}
+
+/// The moment of such a timestamp, wherever it was written.
+pub(crate) fn moment(text: &str) -> Option<SystemTime> {
+    let zone_at = 19 + text.get(19..)?.find(['+', '-', 'Z'])?;
+    let (local, zone) = text.split_at(zone_at);
+    let local = humantime::parse_rfc3339(&format!("{local}Z")).ok()?;
+    let (hours, minutes) = if zone == "Z" { ("0", "0") } else { zone[1..].split_once(':')? };
+    let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number < 60).map(u64::from);
+    let offset = Duration::from_secs((number(hours)? * 60 + number(minutes)?) * 60);
+    if zone.starts_with('-') { local.checked_add(offset) } else { local.checked_sub(offset) }
 }
 
 /// The number of texts of at most so many digits.
@@ -132,10 +144,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn message(text: &str) -> Result<Message, String> {
+        Message::new(1 << 39, text.len() as u64, &serde_json::from_str(text).unwrap())
+    }
+
     #[test]
     fn a_message_takes_24_bytes_in_the_index() {
         assert_eq!(size_of::<Message>(), 24);
-        let message = Message::new(1 << 39, br#"{"id":"18446744073709551615"}"#).unwrap();
+        let message = message(r#"{"id":"18446744073709551615"}"#).unwrap();
         assert_eq!((message.offset(), message.length(), message.id), (1 << 39, 29, u64::MAX));
     }
 
@@ -145,25 +161,40 @@ mod tests {
             (r#"{"id":"18446744073709551616"}"#, "a message has the id `18446744073709551616`"),
             (r#"{"id":"01"}"#, "a message has the id `01`"),
             (r#"{"id":""}"#, "a message has the id ``"),
-            (r#"{"id":7}"#, "a message is not one: invalid type"),
-            (r#"{"timestamp":"2026-01-01T00:00:00+00:00"}"#, "a message is not one: missing field `id`"),
             (r#"{"id":"1","timestamp":"yesterday"}"#, "message 1 has no usable timestamp"),
             (r#"{"id":"1","timestamp":"2026-01-01T00:00:00+00:00é"}"#, "message 1 has no usable timestamp"),
             (r#"{"id":"1","timestamp":"2026-01-0éT00:00:00+00:00"}"#, "message 1 has no usable timestamp"),
         ] {
-            assert!(Message::new(0, text.as_bytes()).unwrap_err().starts_with(why), "{text}");
+            assert!(message(text).unwrap_err().starts_with(why), "{text}");
+        }
+    }
+
+    #[test]
+    fn moments_are_compared_across_zones() {
+        let late = moment("2026-01-02T00:00:00+00:00").unwrap();
+        for (text, is_earlier) in [
+            ("2026-01-02T02:00:00+05:00", true),
+            ("2026-01-01T23:59:59.9999999Z", true),
+            ("2026-01-01T20:00:00-05:30", false),
+            ("2026-01-02T00:00:00.1+00:00", false),
+        ] {
+            assert_eq!(moment(text).unwrap() < late, is_earlier, "{text}");
+        }
+        for text in ["", "yesterday", "2026-01-02T00:00:00", "2026-01-02T00:00:00+é", "2026-01-02T00:00:00+x:00"] {
+            assert_eq!(moment(text), None, "{text}");
         }
     }
 
     proptest! {
         #[test]
         fn the_order_is_that_of_the_text(
-            texts in proptest::collection::vec(r"20[0-3][0-9]-[01][0-2]-[0-2][0-9]T[01][0-9]:[0-5][0-9]:[0-5][0-9](\.[0-9]{1,7})?[+-](0[0-9]|1[0-4]):(00|15|30|45)", 2..9),
-            near in r"(\.[0-9]{1,3})?[+-]0[0-1]:00",
+            texts in proptest::collection::vec(r"20[0-3][0-9]-[01][0-2]-[0-2][0-9]T[01][0-9]:[0-5][0-9]:[0-5][0-9](\.[0-9]{1,7})?(Z|[+-](0[0-9]|1[0-4]):(00|15|30|45))", 2..9),
+            near in r"(\.[0-9]{1,3})?(Z|[+-]0[0-1]:00)",
+            nearer in r"(\.9{1,7})?(Z|[+-]0[0-1]:00)",
         ) {
-            let near = format!("{}{near}", &texts[0][..19]);
-            for a in texts.iter().chain([&near]) {
-                for b in texts.iter().chain([&near]) {
+            let near = [near, nearer].map(|rest| format!("{}{rest}", &texts[0][..19]));
+            for a in texts.iter().chain(&near) {
+                for b in texts.iter().chain(&near) {
                     prop_assert_eq!(time_key(a).unwrap().cmp(&time_key(b).unwrap()), a.cmp(b), "{} {}", a, b);
                 }
             }

@@ -1,6 +1,6 @@
 //! What a salvage did, leftover by leftover. Serialized, this is the JSON report: fields are only added.
 
-use crate::config::targets;
+use crate::config::targets::OutputDir;
 use crate::target::Resolved;
 use crate::text::{self, count, path, printable};
 use crate::verdict::Verdict;
@@ -21,7 +21,7 @@ pub(crate) struct Report {
 #[derive(Serialize)]
 pub(crate) struct Target {
     name: String,
-    output_dir: Option<String>,
+    output_dir: String,
     channels: Vec<Channel>,
     /// Why nothing was looked at.
     error: Option<String>,
@@ -75,9 +75,7 @@ pub(crate) struct Salvaged {
 
 impl Report {
     pub(crate) fn new(resolved: &Resolved, dry_run: bool, targets: Vec<Target>) -> Report {
-        let failed =
-            |target: &Target| target.error.is_some() || target.leftovers().any(|left| left.outcome.has_failed());
-        let complete = !targets.iter().any(failed);
+        let complete = targets.iter().all(Target::is_complete);
         Report { schema: 1, complete, dry_run, config: resolved.source.path.clone(), targets }
     }
 
@@ -91,39 +89,41 @@ impl Report {
 }
 
 impl Target {
-    pub(crate) fn new(target: &targets::Target, channels: Result<Vec<Channel>, String>) -> Target {
-        let folder = target.output_dir.as_ref().map(|folder| text::whole(&folder.path.to_string_lossy()));
+    pub(crate) fn new(name: &str, folder: &OutputDir, channels: Result<Vec<Channel>, String>) -> Target {
         let (channels, error) = channels.map_or_else(|why| (Vec::new(), Some(why)), |channels| (channels, None));
-        Target { name: text::whole(&target.name), output_dir: folder, channels, error }
+        Target { name: text::whole(name), output_dir: text::whole(&folder.path.to_string_lossy()), channels, error }
     }
 
-    fn leftovers(&self) -> impl Iterator<Item = &Leftover> {
-        self.channels.iter().flat_map(|channel| &channel.leftovers)
+    fn is_complete(&self) -> bool {
+        let mut leftovers = self.channels.iter().flat_map(|channel| &channel.leftovers);
+        self.error.is_none()
+            && leftovers.all(|leftover| match &leftover.outcome {
+                Outcome::Salvaged(done) => done.kept.is_none(),
+                Outcome::Active { .. } | Outcome::Left { .. } => true,
+                Outcome::Failed { .. } => false,
+            })
     }
 
     /// The shell original's lines, and ours.
     fn text(&self, is_dry_run: bool) -> String {
-        let (name, channels) = (printable(&self.name), self.channels.len());
-        let folder = printable(self.output_dir.as_deref().unwrap_or("-"));
+        let (name, folder, channels) = (printable(&self.name), printable(&self.output_dir), self.channels.len());
         let mut text = format!(
             "Target '{name}': salvaging stale temp exports for {channels} channel(s) under {folder} (no Discord export).\n"
         );
         text += &self.channels.iter().map(|channel| channel.text(is_dry_run)).collect::<String>();
-        match &self.error {
-            Some(why) => text + &format!("  FAIL: {why}\n"),
-            None => text + &format!("Target '{name}': salvage completed.\n"),
+        if let Some(why) = &self.error {
+            text += &format!("  FAIL: {why}\n");
         }
+        let how = if self.is_complete() { "completed" } else { "not complete" };
+        text + &format!("Target '{name}': salvage {how}.\n")
     }
 }
 
 impl Channel {
     fn text(&self, is_dry_run: bool) -> String {
         let mut text: String = self.leftovers.iter().map(|leftover| leftover.text(is_dry_run)).collect();
-        if !self
-            .leftovers
-            .iter()
-            .any(|leftover| matches!(&leftover.outcome, Outcome::Salvaged(done) if done.added() > 0))
-        {
+        let adds = |leftover: &Leftover| matches!(&leftover.outcome, Outcome::Salvaged(done) if done.added() > 0);
+        if !self.leftovers.iter().any(adds) {
             text += &format!("  No salvage merge for channel {}.\n", self.channel);
         }
         text
@@ -144,12 +144,6 @@ impl Leftover {
     }
 }
 
-impl Outcome {
-    fn has_failed(&self) -> bool {
-        matches!(self, Outcome::Failed { .. })
-    }
-}
-
 impl Salvaged {
     fn added(&self) -> usize {
         self.after - self.before.unwrap_or_default()
@@ -162,15 +156,17 @@ impl Salvaged {
             Some(before) if added > 0 => {
                 format!("  {word} {archive} (+{added} messages from stale temp, {before} → {after})\n")
             }
-            Some(_) if is_dry_run => format!("  no new messages: {from}\n"),
+            Some(_) if is_dry_run || self.kept.is_some() => format!("  no new messages: {from}\n"),
+            Some(_) if self.original.is_some() => format!("  REPAIRED {archive} ({})\n", count(after, "message")),
             Some(_) => format!("  Stale temp merged with no new messages, discarding: {from}\n"),
             None => format!("  {word} {archive} ({} from stale temp, new archive)\n", count(after, "message")),
         };
-        text += &self
-            .original
-            .iter()
-            .map(|kept| format!("  the archive as it was: {}\n", printable(kept)))
-            .collect::<String>();
-        text + &self.kept.iter().map(|why| format!("  kept: {from}: {why}\n")).collect::<String>()
+        if let Some(original) = &self.original {
+            text += &format!("  the archive as it was: {}\n", printable(original));
+        }
+        if let Some(why) = &self.kept {
+            text += &format!("  FAIL: kept: {from}: {why}\n");
+        }
+        text
     }
 }

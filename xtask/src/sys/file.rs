@@ -93,12 +93,20 @@ pub(crate) fn ends(file: &File, piece: usize) -> io::Result<Ends> {
 
 /// At most `max_bytes` of a file, from `offset` on.
 pub(crate) fn read_at(file: &File, offset: u64, max_bytes: usize) -> io::Result<Vec<u8>> {
-    let (mut bytes, mut length) = (vec![0; max_bytes], 0);
-    while let more @ 1.. = file.read_at(&mut bytes[length..], offset + length as u64)? {
+    let mut bytes = Vec::new();
+    append_at(file, offset, max_bytes, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Appends them to what has been read; gives how many they are.
+pub(crate) fn append_at(file: &File, offset: u64, max_bytes: usize, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    let (start, mut length) = (bytes.len(), 0);
+    bytes.resize(start + max_bytes, 0);
+    while let more @ 1.. = file.read_at(&mut bytes[start + length..], offset + length as u64)? {
         length += more;
     }
-    bytes.truncate(length);
-    Ok(bytes)
+    bytes.truncate(start + length);
+    Ok(length)
 }
 
 /// Opens a file in an open folder; what is no regular file by then is refused, as is a link.
