@@ -44,8 +44,8 @@ pub(crate) struct LockStatus {
     #[arg(long)]
     pub(crate) quick: bool,
     /// Exit 3 when the lock has been held for longer than DURATION, such as 12h
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) older_than: Option<Wait>,
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) older_than: Option<Duration>,
     /// Remove the sidecar of a scrape that was killed, while holding the lock; never the lock file
     #[arg(long, conflicts_with_all = ["wait", "format", "older_than"])]
     pub(crate) reclaim_stale: bool,

@@ -14,7 +14,6 @@ use crate::target::Resolved;
 use crate::verdict::Verdict;
 use crate::wait::Waiting;
 use report::{LockReport, Look};
-use std::time::Duration;
 
 /// The exit code when the lock has been held for longer than asked.
 const OLDER: u8 = 3;
@@ -48,8 +47,13 @@ impl cli::LockStatus {
             Format::Json => (output::json(&report)?, report.verdict()),
         };
         output::print(&text)?;
-        let is_older = |limit: Duration| report.age().is_some_and(|age| age.duration() > limit);
-        let is_too_old = self.older_than.and_then(|limit| limit.0).is_some_and(is_older);
-        Ok(if is_too_old { Verdict::Code(OLDER) } else { verdict })
+        Ok(match (self.older_than, report.age) {
+            (Some(limit), Some(age)) if age.duration() > limit => Verdict::Code(OLDER),
+            (Some(_), None) if verdict == Verdict::No => {
+                output::complain("ERROR: it is unknown how long the lock has been held\nhint: ask as root\n");
+                Verdict::Unknown
+            }
+            _ => verdict,
+        })
     }
 }

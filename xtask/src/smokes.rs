@@ -12,6 +12,7 @@ mod pattern;
 mod readme;
 mod report;
 mod runner;
+mod skip;
 mod smoke;
 mod stage;
 
@@ -24,7 +25,7 @@ use crate::text::path;
 use crate::verdict::Verdict;
 use anyhow::{Context, bail};
 use report::{Event, Reporter};
-use runner::Skip;
+use skip::Skip;
 use smoke::{Kind, Outcome, Setup, Smoke};
 use std::iter;
 use std::path::{Path, PathBuf};

@@ -148,6 +148,9 @@ fn writer_note(recorded: &Recorded, is_held: bool, seen: &Observation) -> Option
     Some(if is_held { format!("{why}; the lock is held by others all the same") } else { why })
 }
 
+/// What to do about a scrape that may be expected to end.
+pub(crate) const WAIT: &str = "wait until the scrape ends";
+
 fn next(seen: &Observation, state: &LockState) -> String {
     let next = match state {
         LockState::FreeNoFile if !seen.has_folder => {
@@ -165,7 +168,7 @@ fn next(seen: &Observation, state: &LockState) -> String {
         LockState::Held if are_remains(seen) => {
             return format!("wait; or, if that scrape was killed and these are its remains: kill {}", pids(seen));
         }
-        LockState::Held => "wait until the scrape ends",
+        LockState::Held => WAIT,
     };
     next.to_owned()
 }

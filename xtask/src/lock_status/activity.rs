@@ -37,8 +37,10 @@ pub(crate) struct Activity {
     entries: usize,
     /// False if its time was up first.
     is_complete: bool,
-    /// What the holders wrote in 200 ms, in bytes; None where that may not be read.
+    /// What the holders wrote in that time, in bytes; None where that may not be read.
     written_bytes: Option<u64>,
+    /// The time between the two looks at that.
+    written_in_ms: u64,
 }
 
 /// The newest write.
@@ -60,19 +62,19 @@ struct Walk {
 
 impl Activity {
     pub(crate) fn gather(archive_root: Option<&Path>, holders: &[Holder]) -> Activity {
-        let before = written(holders);
-        let until = Instant::now() + LOOK_INTERVAL;
+        let (before, started) = (written(holders), Instant::now());
         let root = archive_root.map(Path::to_path_buf);
         let walk = root.and_then(|root| within(WALK_TIMEOUT + HANG_TIMEOUT, move || Walk::of(&root)).ok()?);
         let walk = walk.unwrap_or_default();
         // Nothing to wait for but the time.
-        _ = wait_for(&[], Some(until));
+        _ = wait_for(&[], Some(started + LOOK_INTERVAL));
+        let written_in_ms = started.elapsed().as_millis() as u64;
         let written_bytes = before.and_then(|before| written(holders)?.checked_sub(before));
         let last_write = walk.newest.map(|(at, path)| LastWrite {
             seconds_ago: SystemTime::now().duration_since(at).unwrap_or_default().as_secs(),
             path,
         });
-        Activity { last_write, entries: walk.entries, is_complete: walk.is_complete, written_bytes }
+        Activity { last_write, entries: walk.entries, is_complete: walk.is_complete, written_bytes, written_in_ms }
     }
 
     /// What is known, in a line; None if that is nothing.
@@ -83,18 +85,19 @@ impl Activity {
             format!("last write {ago} ago{among}: {}", text::path(path))
         });
         let written = self.written_bytes.map(|bytes| match bytes {
-            0 => "the holders wrote nothing in 200 ms".to_owned(),
-            bytes => format!("the holders wrote {} in 200 ms", text::size(bytes)),
+            0 => format!("the holders wrote nothing in {} ms", self.written_in_ms),
+            bytes => format!("the holders wrote {} in {} ms", text::size(bytes), self.written_in_ms),
         });
         let known: Vec<String> = last_write.into_iter().chain(written).collect();
         (!known.is_empty()).then(|| known.join("; "))
     }
 
-    /// What to do about a long silence.
-    pub(crate) fn next(&self) -> Option<String> {
-        let silence = Duration::from_secs(self.last_write.as_ref().filter(|_| self.is_complete)?.seconds_ago);
+    /// What to do about a long silence; what was written before the lock was taken, `held` ago, is not the holder's.
+    pub(crate) fn next(&self, held: Duration) -> Option<String> {
+        let last_write = Duration::from_secs(self.last_write.as_ref().filter(|_| self.is_complete)?.seconds_ago);
+        let silence = last_write.min(held);
         let is_silent = silence >= LONG_SILENCE && self.written_bytes.is_none_or(|bytes| bytes == 0);
-        let ago = text::duration(silence);
+        let ago = text::duration(last_write);
         is_silent.then(|| format!("last write {ago} ago: it may hang; ask its owner before it is stopped"))
     }
 }
@@ -143,7 +146,10 @@ impl Walk {
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => folders.push(at()),
                 FileType::RegularFile => {
-                    let is_newest = |at: &SystemTime| self.newest.as_ref().is_none_or(|(newest, _)| at > newest);
+                    // A time still to come says nothing.
+                    let is_newest = |at: &SystemTime| {
+                        *at <= SystemTime::now() && self.newest.as_ref().is_none_or(|(newest, _)| at > newest)
+                    };
                     if let Some(written) = written_at(&stat).filter(is_newest) {
                         self.newest = Some((written, at()));
                     }
@@ -164,7 +170,7 @@ mod tests {
 
     fn activity(seconds_ago: u64, is_complete: bool, written_bytes: Option<u64>) -> Activity {
         let last_write = Some(LastWrite { seconds_ago, path: "guild/x.json".into() });
-        Activity { last_write, entries: 7, is_complete, written_bytes }
+        Activity { last_write, entries: 7, is_complete, written_bytes, written_in_ms: 200 }
     }
 
     #[test]
@@ -173,16 +179,20 @@ mod tests {
         assert_eq!(activity(40, true, Some(12 << 10)).text().as_deref(), Some(line));
         let line = "last write 1 hour ago (among 7 entries): guild/x.json";
         assert_eq!(activity(3600, false, None).text().as_deref(), Some(line));
-        let nothing = Activity { last_write: None, entries: 0, is_complete: true, written_bytes: None };
+        let nothing =
+            Activity { last_write: None, entries: 0, is_complete: true, written_bytes: None, written_in_ms: 200 };
         assert_eq!(nothing.text(), None);
     }
 
     #[test]
     fn only_a_long_silence_is_worth_a_word() {
-        assert!(activity(10_800, true, Some(0)).next().unwrap().starts_with("last write 3 hours ago: it may hang"));
-        assert!(activity(10_800, true, None).next().is_some());
+        let held = Duration::from_secs(20_000);
+        let silent = activity(10_800, true, Some(0));
+        assert!(silent.next(held).unwrap().starts_with("last write 3 hours ago: it may hang"));
+        assert!(activity(10_800, true, None).next(held).is_some());
+        assert_eq!(silent.next(Duration::from_secs(5)), None, "it has only just begun");
         for busy in [activity(40, true, Some(0)), activity(10_800, true, Some(1)), activity(10_800, false, Some(0))] {
-            assert_eq!(busy.next(), None, "{busy:?}");
+            assert_eq!(busy.next(held), None, "{busy:?}");
         }
     }
 
@@ -197,9 +207,10 @@ mod tests {
         write("old", 1000);
         write("a/.dce-temp/new", 3000);
         write("a/other", 2000);
+        write("a/tomorrow", 9_000_000_000);
         write(".dce-scrape.lock.meta", 9000);
         let walk = Walk::of(folder.path());
         let newest = (SystemTime::UNIX_EPOCH + Duration::from_secs(3000), PathBuf::from("a/.dce-temp/new"));
-        assert_eq!((walk.newest, walk.entries, walk.is_complete), (Some(newest), 5, true));
+        assert_eq!((walk.newest, walk.entries, walk.is_complete), (Some(newest), 6, true));
     }
 }

@@ -1,7 +1,7 @@
 //! What `lock-status` reports: gathered and judged, not yet rendered. Serialized, it is the JSON report:
 //! within a schema, fields are only added.
 
-use crate::lock::judge::{Judgement, LockState, judge};
+use crate::lock::judge::{Judgement, LockState, WAIT, judge};
 use crate::lock::observe::{Observation, ObservedVia, observe};
 use crate::lock_status::activity::Activity;
 use crate::target::Resolved;
@@ -27,6 +27,10 @@ pub(crate) struct LockReport {
     pub(crate) seen: Observation,
     /// What a held lock's holders do; None if it is not held, or was not asked for.
     pub(crate) activity: Option<Activity>,
+    /// How long a held lock has been held, or at least.
+    pub(crate) age_seconds: Option<u64>,
+    #[serde(skip)]
+    pub(crate) age: Option<Age>,
 }
 
 /// How long the lock has been held.
@@ -39,6 +43,15 @@ pub(crate) enum Age {
 }
 
 impl Age {
+    fn of(seen: &Observation) -> Option<Age> {
+        let since = |start: SystemTime| seen.looked_at.duration_since(start).ok();
+        let recorded = seen.claim.recorded().filter(|recorded| recorded.writer.is_running() == Some(true));
+        let recorded = recorded.filter(|recorded| !seen.denies(recorded));
+        let exactly = recorded.and_then(|recorded| since(recorded.started_at?)).map(Age::Exactly);
+        let oldest = || seen.walk.holders.iter().filter_map(|holder| holder.started).min();
+        exactly.or_else(|| since(oldest()?).map(Age::AtLeast))
+    }
+
     /// What is known of it.
     pub(crate) fn duration(self) -> Duration {
         let (Age::Exactly(age) | Age::AtLeast(age)) = self;
@@ -64,7 +77,11 @@ impl LockReport {
         let root = resolved.archive_root.as_ref().map(|root| root.path.as_path());
         let is_wanted = look == Look::Whole && judgement.state == LockState::Held;
         let activity = is_wanted.then(|| Activity::gather(root, &seen.walk.holders));
-        if let Some(next) = activity.as_ref().and_then(Activity::next) {
+        let age = if judgement.state == LockState::Held { Age::of(&seen) } else { None };
+        let silence = || activity.as_ref()?.next(age?.duration());
+        if judgement.next == WAIT
+            && let Some(next) = silence()
+        {
             judgement.next = next;
         }
         LockReport {
@@ -76,6 +93,8 @@ impl LockReport {
             judgement,
             seen,
             activity,
+            age_seconds: age.map(|age| age.duration().as_secs()),
+            age,
         }
     }
 
@@ -87,19 +106,6 @@ impl LockReport {
     /// How soon a held lock may be looked at again.
     pub(crate) fn look_interval(&self) -> Duration {
         if self.seen.via == ObservedVia::ProcLocks { LOOK_INTERVAL } else { COSTLY_LOOK_INTERVAL }
-    }
-
-    /// How long the lock has been held.
-    pub(crate) fn age(&self) -> Option<Age> {
-        if self.judgement.state != LockState::Held {
-            return None;
-        }
-        let since = |start: SystemTime| self.seen.looked_at.duration_since(start).ok();
-        let recorded = self.seen.claim.recorded().filter(|recorded| recorded.writer.is_running() == Some(true));
-        let recorded = recorded.filter(|recorded| !self.seen.denies(recorded));
-        let exactly = recorded.and_then(|recorded| since(recorded.started_at?)).map(Age::Exactly);
-        let oldest = || self.seen.walk.holders.iter().filter_map(|holder| holder.started).min();
-        exactly.or_else(|| since(oldest()?).map(Age::AtLeast))
     }
 }
 

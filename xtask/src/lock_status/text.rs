@@ -25,7 +25,7 @@ pub(crate) fn whole(report: &LockReport, paint: Paint) -> String {
             line("cmd", &cmd.to_string());
         }
     }
-    match report.age() {
+    match report.age {
         Some(Age::Exactly(age)) => line("age", &duration(age)),
         Some(Age::AtLeast(age)) => line("age", &format!("at least {}", duration(age))),
         None => {}
@@ -72,7 +72,7 @@ pub(crate) fn waiting_for(report: &LockReport) -> String {
         (_, Some(holder)) => format!(" by pid {} {}", holder.pid, holder.command),
         _ => String::new(),
     };
-    let age = report.age().map(|age| format!(" for {}", duration(age.duration())));
+    let age = report.age.map(|age| format!(" for {}", duration(age.duration())));
     let age = age.unwrap_or_default();
     format!("waiting: held{holder}{age}: {}", path(&report.lock))
 }

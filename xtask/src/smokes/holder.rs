@@ -22,7 +22,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A live process that holds a lock. On drop its lifeline is cut, which also ends orphans, and its group is killed.
 pub(crate) struct LiveHolder {
     _lifeline: Option<ChildStdin>,
-    _group: Group,
+    group: Group,
 }
 
 impl HolderKind {
@@ -91,7 +91,12 @@ impl LiveHolder {
         if let Some(how) = plan.unlinked {
             stage.unlink(at, how)?;
         }
-        Ok(LiveHolder { _lifeline: lifeline, _group: group })
+        Ok(LiveHolder { _lifeline: lifeline, group })
+    }
+
+    /// Whether any of its processes still runs.
+    pub(crate) fn is_running(&self) -> bool {
+        self.group.is_running()
     }
 }
 

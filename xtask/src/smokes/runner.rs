@@ -1,6 +1,6 @@
 //! Runs one smoke, from its stage to its outcome.
 
-use crate::cli::{self, Via};
+use crate::cli::Via;
 use crate::env::Env;
 use crate::smokes::bless::blessed;
 use crate::smokes::case::{Case, Expect, Original, StagePlan, Text, Unlinked};
@@ -9,13 +9,12 @@ use crate::smokes::holder::LiveHolder;
 use crate::smokes::names::Names;
 use crate::smokes::orphans::{self, Orphans};
 use crate::smokes::readme;
+use crate::smokes::skip::{Skip, script_of};
 use crate::smokes::smoke::{Kind, Outcome, Setup, Smoke};
 use crate::smokes::stage::{self, COMPARED_MAX_BYTES, Stage, changes};
 use crate::sys::child::{self, End, Finished};
 use crate::sys::file::{self, Links};
-use crate::sys::procfs;
 use anyhow::Context;
-use rustix::process::geteuid;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -34,56 +33,6 @@ const SKIPPED: i32 = 77;
 /// How long a smoke may take.
 pub(crate) fn timeout(smoke: &Smoke) -> Duration {
     if matches!(smoke.kind, Kind::Script) { SCRIPT_TIMEOUT } else { CASE_TIMEOUT }
-}
-
-/// Why a smoke cannot run here.
-pub(crate) struct Skip {
-    pub(crate) why: String,
-    /// It fails the run: where nobody is watching, nothing may be left out silently.
-    pub(crate) is_failure: bool,
-}
-
-impl Skip {
-    pub(crate) fn of(smoke: &Smoke, env: &Env, options: &cli::Smokes) -> Option<Skip> {
-        let because = |why: &str| Some(Skip { why: why.to_owned(), is_failure: false });
-        let needs = match &smoke.kind {
-            Kind::Script if smoke.name.contains("container") && !options.include_container => {
-                return because("pass --include-container to run");
-            }
-            Kind::Script if smoke.name.contains("-vm-") && !options.include_vm => {
-                return because("pass --include-vm to run");
-            }
-            Kind::Script => &["bash"],
-            Kind::Case(case, _) if case.sees_all && !(procfs::sees_every_process() && geteuid().is_root()) => {
-                return because("only root outside containers may inspect every process");
-            }
-            Kind::Case(case, _) if case.proves_absence && !procfs::may_inspect_every_process() => {
-                return because("not every process can be inspected here");
-            }
-            Kind::Case(..) if options.via == Via::Scripts && smoke.is_readme() => {
-                return because("README's examples are of this program");
-            }
-            Kind::Case(case, _) if options.via == Via::Scripts && script_of(case).is_none() => {
-                return because("there is no script for it, or it needs a bare PATH");
-            }
-            Kind::Case(case, _) => case.stage.held()?.by.needs(),
-        };
-        let missing = needs.iter().find(|program| env.program(program).is_none())?;
-        Some(Skip::needed(format!("no `{missing}` on PATH"), smoke, env, options))
-    }
-
-    /// A skip for something that CI is to have.
-    fn needed(why: String, smoke: &Smoke, env: &Env, options: &cli::Smokes) -> Skip {
-        let mut allowed = env.allowed_skips.iter().chain(&options.allow_skip);
-        Skip { why, is_failure: env.ci && !allowed.any(|name| *name == smoke.name) }
-    }
-
-    fn outcome(self, smoke: &Smoke) -> Outcome {
-        match self.is_failure {
-            true => Outcome::Failed(vec![format!("{}\nhint: install it, or --allow-skip {}", self.why, smoke.name)]),
-            false => Outcome::Skipped(self.why),
-        }
-    }
 }
 
 /// Runs a smoke on a stage in a new folder.
@@ -137,6 +86,7 @@ fn run_case(
     orphans.settle(&known, setup.cancel);
     let may_write = case.expect.get_ref().writes;
     let changes = if may_write { Vec::new() } else { changes(&before, &snapshot()?) };
+    let is_held = holder.as_ref().is_none_or(LiveHolder::is_running);
     drop(holder);
     let mut others = orphans.leaks(setup.cancel);
     others.extend(left.iter().map(|pid| format!("it left process {pid} of its group running, which was killed")));
@@ -147,6 +97,9 @@ fn run_case(
     let is_original = setup.options.via == Via::Scripts && !setup.repo_root.join("scripts/xtask.sh").exists();
     let mut problems = mismatches(case, &finished, stage, if is_original { &ADDED } else { &[] })?;
     // No expectation can allow these.
+    if !is_held {
+        others.push("the holder of the lock has ended".to_owned());
+    }
     if finished.is_cut {
         others.push("it printed more than 8 MiB, of which the rest was not looked at".to_owned());
     }
@@ -232,17 +185,6 @@ fn link_scripts(stage: &Stage, repo_root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The script that does what the case's command does.
-fn script_of(case: &Case) -> Option<&'static str> {
-    match &case.args.first()?[..] {
-        _ if case.bare_path => None,
-        "lock-status" => Some("scrape-lock-status.sh"),
-        "handoff" => Some("operator-handoff.sh"),
-        "verify-ready" => Some("verify-operator-ready.sh"),
-        _ => None,
-    }
-}
-
 /// How the result differs from the expectation, without the lines that are not asked for.
 fn mismatches(case: &Case, finished: &Finished, stage: &Stage, not_asked: &[&str]) -> anyhow::Result<Vec<String>> {
     let Expect { exit, stdout, stderr, files, present, absent, .. } = case.expect.get_ref();
@@ -258,9 +200,10 @@ fn mismatches(case: &Case, finished: &Finished, stage: &Stage, not_asked: &[&str
         problems.extend(check_text(name, expect, &stage.names, not_asked, &decoded(bytes))?);
     }
     for (name, expect) in files {
-        let bytes = file::read(&stage.root.join(name.get_ref()), Links::Refuse, COMPARED_MAX_BYTES);
-        let text = bytes.map_or_else(|why| format!("(cannot be read: {why})"), |bytes| decoded(&bytes));
-        problems.extend(check_text(name.get_ref(), expect, &stage.names, &[], &text)?);
+        match file::read(&stage.root.join(name.get_ref()), Links::Refuse, COMPARED_MAX_BYTES) {
+            Ok(bytes) => problems.extend(check_text(name.get_ref(), expect, &stage.names, &[], &decoded(&bytes))?),
+            Err(why) => problems.push(format!("{} cannot be read: {why}", name.get_ref())),
+        }
     }
     for (paths, exists, what) in [(present, true, "does not exist"), (absent, false, "still exists")] {
         let is_wrong = |path: &&Text| match stage.root.join(path.get_ref()).symlink_metadata() {
@@ -287,6 +230,8 @@ fn bless(smoke: &Smoke, case: &Case, text: &str, finished: &Finished, stage: &St
         None => false,
     };
     if passes {
+        let now = file::read(&smoke.file, Links::Follow, COMPARED_MAX_BYTES);
+        anyhow::ensure!(now.is_ok_and(|now| now == text.as_bytes()), "{} was changed meanwhile", smoke.file.display());
         fs::write(&smoke.file, rewritten).with_context(|| format!("cannot write {}", smoke.file.display()))?;
     }
     Ok(passes)

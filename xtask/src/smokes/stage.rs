@@ -34,8 +34,11 @@ pub(crate) struct Stage {
     folder: OwnedFd,
 }
 
-/// Everything on a stage, to see whether it changed: inode, mode, size, time of the last change, content.
-pub(crate) type Snapshot = BTreeMap<PathBuf, (u64, u32, u64, (i64, i64), Option<Vec<u8>>)>;
+/// Everything on a stage, to see whether it changed.
+pub(crate) type Snapshot = BTreeMap<PathBuf, Seen>;
+
+/// What a snapshot compares: inode, mode, owner, group and size; the time of the last write; the content.
+type Seen = ([u64; 5], (i64, i64), Option<Vec<u8>>);
 
 impl Stage {
     /// An empty stage in a new folder.
@@ -175,7 +178,8 @@ impl Stage {
             // None if it is too large, unreadable, or not a regular file.
             let content = file::read(&path, Links::Refuse, COMPARED_MAX_BYTES).ok();
             let modified = (stat.mtime(), stat.mtime_nsec());
-            snapshot.insert(path, (stat.ino(), stat.mode(), stat.len(), modified, content));
+            let metadata = [stat.ino(), stat.mode().into(), stat.uid().into(), stat.gid().into(), stat.len()];
+            snapshot.insert(path, (metadata, modified, content));
         }
         Ok(snapshot)
     }

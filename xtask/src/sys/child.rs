@@ -196,6 +196,11 @@ impl Group {
         Ok(())
     }
 
+    /// Whether any member runs.
+    pub(crate) fn is_running(&self) -> bool {
+        (!self.is_reaped && procfs::is_running(self.leader.id().into())) || !self.others().is_empty()
+    }
+
     /// The members that run, but for the leader.
     fn others(&self) -> Vec<i32> {
         let leader = self.leader.id() as i32;

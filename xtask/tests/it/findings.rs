@@ -210,7 +210,7 @@ fn none() -> Option<String> {
 }
 
 /// Others cannot look into every process: what nobody holds is then often unknown.
-fn no_root() -> Option<String> {
+pub(crate) fn no_root() -> Option<String> {
     obstacle(&[], "[ $(id -u) = 0 ] || { echo needs root >&2; exit 1; }")
 }
 

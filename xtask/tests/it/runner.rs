@@ -1,6 +1,6 @@
 //! The runner of the smokes itself: it is neither fooled nor flooded, and leaves nothing behind.
 
-use crate::findings::Case;
+use crate::findings::{Case, no_root};
 use crate::sandbox::{command, obstacle};
 use std::fs::{DirEntry, read_dir};
 use std::io::{BufRead, BufReader};
@@ -41,7 +41,7 @@ impl Checkout {
         let checkout = Checkout { folder: tempfile::tempdir().unwrap() };
         for (file, text) in [
             ("fixtures/smokes/base/default.toml", ""),
-            ("fixtures/smokes/programs/flock.sh", "#!/bin/sh\nread -r x\n"),
+            ("fixtures/smokes/programs/flock.sh", "#!/bin/sh\necho \"READY $$\"\nread -r x\n"),
             ("shell", "#!/bin/sh\nPATH=/usr/bin:/bin\neval \"$1\"\n"),
             ("out/none", ""),
         ] {
@@ -51,7 +51,9 @@ impl Checkout {
         for (name, text) in cases {
             checkout.write(&format!("fixtures/smokes/{name}.toml"), text);
         }
-        std::fs::set_permissions(checkout.at("shell"), PermissionsExt::from_mode(0o755)).unwrap();
+        for program in ["shell", "fixtures/smokes/programs/flock.sh"] {
+            std::fs::set_permissions(checkout.at(program), PermissionsExt::from_mode(0o755)).unwrap();
+        }
         checkout
     }
 
@@ -120,6 +122,12 @@ fn not_fooled() {
     assert_fails("echo '[x'; echo '[..]'", r#"stdout.is = "[x\n[[]x]\n""#, "  + [..]");
     assert_fails("echo x >archive/new", "", "the stage was changed");
     assert_fails("true", "absent = ['archive']", "archive still exists");
+    assert_fails("true", "files.'archive/none'.lacks = ['x']", "archive/none cannot be read: no such file");
+    if no_root().is_none() {
+        assert_fails("chown 1:1 archive", "", "changed ");
+    }
+    let held = "args = ['kill -KILL [HOLDER_PID]']\n[stage]\nlock.held.by = 'flock'\n[expect]\nexit = 0\n";
+    assert_says(&mut Checkout::new(&[("case", held)]).shell(&[]), 1, &["the holder of the lock has ended"]);
     // Neither an interrupted smoke nor a forged outcome has passed.
     assert_fails("kill -TERM $PPID; sleep 30; exit 9", "", "somebody interrupted its process");
     assert_fails(
