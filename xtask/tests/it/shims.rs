@@ -77,6 +77,18 @@ fn never_old() {
         said=$(ask 2>/dev/null) && exit 5
         version 5
         said=$(ask); is "5 lock-status x $ROOT/checkout"
+        # The same before the script has built for the first time.
+        rm -r "$ROOT/checkout/target/xtask-sh"; (cd "$ROOT/checkout" && cargo build --quiet)
+        version 6; touch -d 2001-01-01 "$ROOT/checkout/xtask/src/main.rs"
+        said=$(ask); is "6 lock-status x $ROOT/checkout"
+        # The clock was ahead during the build.
+        touch -d '1 hour' "$ROOT/checkout/target/xtask-sh/stamp"
+        version 5
+        said=$(ask); is "5 lock-status x $ROOT/checkout"
+        # A power failure emptied the program.
+        truncate -s 0 "$(tail -n 1 "$ROOT/checkout/target/xtask-sh/stamp")"
+        said=$(ask); is "5 lock-status x $ROOT/checkout"
+        cd "$ROOT/checkout"; said=$(CDPATH=.:$ROOT scripts/xtask.sh x); is "5 x $ROOT/checkout"; cd "$ROOT"
         # By a link from elsewhere, and after a move.
         ln -s "$ROOT/checkout/scripts/scrape-lock-status.sh" "$ROOT/link"
         said=$("$ROOT/link" x); is "5 lock-status x $ROOT/checkout"
@@ -99,8 +111,14 @@ fn at_once() {
 
 fn shared_target() {
     run(r#"
-        export CARGO_TARGET_DIR=$ROOT/shared
         make "$ROOT/other"; version other "$ROOT/other"
+        mkdir "$ROOT/linked"; ln -s "$ROOT/linked" "$ROOT/checkout/target"; ln -s "$ROOT/linked" "$ROOT/other/target"
+        for i in 1 2; do
+            said=$(ask); is "1 lock-status x $ROOT/checkout"
+            said=$(ask "$ROOT/other"); is "other lock-status x $ROOT/other"
+        done
+        rm "$ROOT/checkout/target" "$ROOT/other/target"
+        export CARGO_TARGET_DIR=$ROOT/shared
         for i in 1 2; do
             said=$(ask); is "1 lock-status x $ROOT/checkout"
             said=$(ask "$ROOT/other"); is "other lock-status x $ROOT/other"
@@ -116,10 +134,9 @@ fn another_users() {
         chmod -R a+rX "$ROOT/checkout"
         theirs="env -i PATH=/usr/bin:/bin HOME=$HOME"
         [ -z "${{RUSTUP_HOME:-}}" ] || theirs="$theirs RUSTUP_HOME=$RUSTUP_HOME"
-        # They may not look into the toolchain of this user.
-        if {nobody} test -e "$(head -n 1 "$ROOT/checkout/target/xtask-sh/stamp")"; then
-            said=$({nobody} $theirs "$ROOT/checkout/scripts/scrape-lock-status.sh" x); is "1 lock-status x $ROOT/checkout"
-        fi
+        # The modes are changes, too.
+        ask >/dev/null
+        said=$({nobody} $theirs "$ROOT/checkout/scripts/scrape-lock-status.sh" x); is "1 lock-status x $ROOT/checkout"
         version 2
         {nobody} $theirs "$ROOT/checkout/scripts/scrape-lock-status.sh" x >"$ROOT/said" 2>&1 && exit 1
         grep -q '^ERROR: ' "$ROOT/said" && grep -q '^hint: ' "$ROOT/said"
@@ -131,6 +148,13 @@ fn named_program() {
     run(r#"
         export XTASK_BIN=/bin/echo
         said=$(ask); is "lock-status x"
+        cd "$ROOT"; printf '#!/bin/sh\necho here\n' >ls; chmod +x ls
+        said=$(XTASK_BIN=ls ask); is here
+        : >empty; printf '\177ELF' >broken; chmod +x empty broken
+        for wrong in ./empty ./broken; do
+            code=0; said=$(XTASK_BIN=$wrong ask 2>&1) || code=$?
+            [ $code = 2 ] || exit 3
+        done
         for wrong in "$ROOT/none" "$ROOT" "$ROOT/checkout/Cargo.toml"; do
             export XTASK_BIN=$wrong
             code=0; said=$(ask 2>&1) || code=$?
