@@ -253,7 +253,7 @@ pub(crate) fn writable(row: &Row) -> Vec<Finding> {
 }
 
 /// What killed scrapes left.
-pub(crate) fn leftovers(row: &Row, archive: &Archive) -> Vec<Finding> {
+pub(crate) fn leftovers(row: &Row, archive: &Archive, config: &Path) -> Vec<Finding> {
     let found = &archive.leftovers;
     if found.number == 0 {
         return Vec::new();
@@ -261,10 +261,11 @@ pub(crate) fn leftovers(row: &Row, archive: &Archive) -> Vec<Finding> {
     let age = found.newest.and_then(|newest| SystemTime::now().duration_since(newest).ok()).unwrap_or_default();
     let line = format!(
         "{} of interrupted scrapes in .dce-temp, {}, last written {} ago; to put the complete ones into the archive: \
-         cargo xtask salvage {}",
+         cargo xtask salvage --config {} {}",
         count(found.number, "leftover"),
         text::size(found.bytes),
         text::duration(age),
+        shell_path(config),
         target_option(row.target)
     );
     vec![note(row.line(&line))]

@@ -63,7 +63,9 @@ pub(crate) const KINDS: [Kind; 25] = [
     kind("archive.map", "the channel map keeps every channel inside its target", |f| f.of_archives(mapped)),
     kind(TRUNCATED, "the exports are of the right channel, and not cut off", |f| f.of_archives(truncated)),
     kind("archive.writable", "the scrape can write in the lock's folder and in the archives", |f| f.writable()),
-    kind("archive.leftovers", "leftovers of interrupted scrapes (a note)", |f| f.of_archives(leftovers)),
+    kind("archive.leftovers", "leftovers of interrupted scrapes (a note)", |f| {
+        f.of_archives(|row, archive| leftovers(row, archive, &f.resolved.source.path))
+    }),
     kind("scripts", "the scripts named at the end are in the repository and can run", |f| Ok(f.scripts())),
     kind("scripts.config", "they use the same config (a note)", |f| Ok(f.scripts_config())),
 ];
@@ -110,7 +112,7 @@ impl Facts<'_> {
         Ok(self.rows()?.iter().flat_map(look).collect())
     }
 
-    fn of_archives(&self, look: fn(&Row, &Archive) -> Vec<Finding>) -> anyhow::Result<Vec<Finding>> {
+    fn of_archives(&self, look: impl Fn(&Row, &Archive) -> Vec<Finding>) -> anyhow::Result<Vec<Finding>> {
         let found = self.rows()?.iter().filter_map(|row| Some((row, row.archive()?)));
         Ok(found.flat_map(|(row, archive)| look(row, archive)).collect())
     }

@@ -125,9 +125,10 @@ pub(crate) fn open_folder(path: &Path, links: Links) -> io::Result<Dir> {
     Ok(Dir::new(openat(CWD, path, flags, Mode::empty())?)?)
 }
 
-/// When a file was last written, to the second; None where no clock reaches.
+/// When a file was last written, to the second; None where no clock reaches. That can be set forward, but the time of
+/// the last change of the inode cannot, and is no earlier than the last write.
 pub(crate) fn written_at(stat: &Stat) -> Option<SystemTime> {
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(stat.st_mtime.max(0) as u64))
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(stat.st_mtime.min(stat.st_ctime).max(0) as u64))
 }
 
 /// At most `max_bytes` of a file that neither blocks nor tells its size, as in `/proc`.
