@@ -21,7 +21,9 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::os::unix::ffi::OsStrExt;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, SystemTime};
 
 /// What a salvage works with.
@@ -97,28 +99,28 @@ impl Salvage<'_> {
         if self.active_for.is_some_and(|limit| age < limit && leftover.written.is_some()) {
             return Ok(Outcome::Active { age_seconds: age.as_secs() });
         }
-        let cannot_read = |error: &dyn Display| format!("it cannot be read: {error}");
-        let mut folder = open_folder(&leftover.folder, Links::Refuse).map_err(|error| cannot_read(&plain(&error)))?;
-        let file =
-            folder.fd().map_err(|errno| ReadError::Io(errno.into())).and_then(|folder| open_in(folder, c"export.json"));
-        let export =
-            self.read(file.map_err(|error| cannot_read(&error))?).map_err(|error| cannot_read(&plain(&error)))?;
+        let known = destinations.of(leftover.channel)?;
+        let (opened, archive) = thread::scope(|scope| {
+            // Each takes a processor for a while.
+            let archive = known.map(|to| scope.spawn(|| self.read_archive(to, leftover.channel, destinations)));
+            let join =
+                |archive: ScopedJoinHandle<Result<_, _>>| archive.join().unwrap_or_else(|why| resume_unwind(why));
+            (self.open(leftover), archive.map(join))
+        });
+        let (mut folder, export) = opened.map_err(|error| format!("it cannot be read: {error}"))?;
         let Some(about) = export.member_as::<Channel>("channel").filter(|_| !export.messages.is_empty()) else {
-            return match export.ending {
-                Ending::Whole => Ok(Outcome::Left { why: "there is no message of a channel in it".to_owned() }),
-                Ending::Cut => {
-                    Ok(Outcome::Left { why: "it is cut off before the end of the first message".to_owned() })
-                }
-                Ending::Damaged(why) => Err(why),
+            let why = match export.ending {
+                Ending::Whole => "there is no message of a channel in it",
+                Ending::Cut => "it is cut off before the end of the first message",
+                Ending::Damaged(why) => return Err(why),
             };
+            return Ok(Outcome::Left { why: why.to_owned() });
         };
         if channel_id(about.id.as_bytes()) != Some(leftover.channel) {
             return Err(format!("it belongs to channel {}", quoted(&about.id)));
         }
-        let guild: Option<BTreeMap<String, serde_json::Value>> = export.member_as("guild");
-        let guild = guild.as_ref().and_then(|guild| guild.get("name")?.as_str()).unwrap_or_default();
-        let to = destinations.of(leftover.channel)?.unwrap_or_else(|| destinations.new_path(guild, &about));
-        let archive = self.read_archive(to, leftover.channel, destinations)?;
+        let new = || self.read_archive(destinations.new_path(&export, &about), leftover.channel, destinations);
+        let archive = archive.unwrap_or_else(new)?;
         let (stat, kept) = (export.stat, export.ending.damage().map(|why| format!("{why}: what follows is not read")));
         let mut done = self.merge(archive, Some(export))?;
         if kept.is_none() && !self.options.dry_run {
@@ -126,6 +128,14 @@ impl Salvage<'_> {
         }
         done.kept = kept;
         Ok(Outcome::Salvaged(done))
+    }
+
+    /// Opens a leftover's folder, and reads its export.
+    fn open(&self, leftover: &Leftover) -> Result<(Dir, Export), ReadError> {
+        let folder = open_folder(&leftover.folder, Links::Refuse).map_err(ReadError::Io)?;
+        let file = open_in(folder.fd().map_err(|errno| ReadError::Io(errno.into()))?, c"export.json")?;
+        let export = self.read(file).map_err(ReadError::Io)?;
+        Ok((folder, export))
     }
 
     /// Closes an archive that is cut off, with nothing to add; None if there is no such archive.

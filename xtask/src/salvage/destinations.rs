@@ -4,12 +4,12 @@ use crate::config::channel::{channel_text, seeded_id};
 use crate::config::targets::OutputDir;
 use crate::config::{channel_map, is_within};
 use crate::salvage::commit::{Place, UNFINISHED};
-use crate::salvage::export::Channel;
+use crate::salvage::export::{Channel, Export};
 use crate::sys::file::plain;
 use crate::text::path;
 use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -81,7 +81,9 @@ impl<'a> Destinations<'a> {
     }
 
     /// Where the scraper would put a channel's first export.
-    pub(crate) fn new_path(&self, guild: &str, channel: &Channel) -> PathBuf {
+    pub(crate) fn new_path(&self, export: &Export, channel: &Channel) -> PathBuf {
+        let guild: Option<BTreeMap<String, serde_json::Value>> = export.member_as("guild");
+        let guild = guild.as_ref().and_then(|guild| guild.get("name")?.as_str()).unwrap_or_default();
         self.folder.path.join(new_name(guild, channel))
     }
 
