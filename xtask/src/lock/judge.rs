@@ -345,6 +345,33 @@ mod tests {
     }
 
     #[test]
+    fn a_scrape_as_old_as_its_sidecar_may_be_is_not_remains() {
+        let mut seen = seen(Lock::Held, recorded(Writer::Gone));
+        let started = seen.looked_at.checked_sub(SIDECAR_WRITTEN_AFTER);
+        seen.walk.holders = vec![Holder { started, ..holder(12, 0) }];
+        assert_eq!(judge(&seen).next, WAIT);
+    }
+
+    #[test]
+    fn a_dead_pid_is_noted_only_beside_another_holder() {
+        assert_eq!(judge(&seen(Lock::NotHeld, recorded(Writer::Gone))).notes, [""; 0]);
+        let notes = judge(&seen(Lock::Held, recorded(Writer::Gone))).notes;
+        assert!(notes[0].starts_with("recorded pid 7 is not running; the lock is held by others"), "{notes:?}");
+    }
+
+    #[test]
+    fn a_user_who_may_not_open_the_lock_is_told_so() {
+        for (lock, claim) in
+            [(Lock::NoFile, Claim::None), (Lock::NotHeld, Claim::None), (Lock::NotHeld, recorded(Writer::Gone))]
+        {
+            let mut seen = seen(lock, claim);
+            assert!(judge(&seen).next.starts_with("a scrape can start"));
+            seen.may_open = false;
+            assert!(judge(&seen).next.starts_with("no scrape runs, but this user cannot start one"));
+        }
+    }
+
+    #[test]
     fn no_file_is_ever_to_be_deleted() {
         for claim in every_claim() {
             let next = judge(&seen(Lock::Held, claim)).next;

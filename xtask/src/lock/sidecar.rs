@@ -232,6 +232,21 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     #[test]
+    fn only_a_running_writer_is_one_to_be_inspected() {
+        let claim = |writer| {
+            let (started, started_at, cmd) = (None, None, None);
+            Claim::Recorded(Recorded { pid: 42, started, started_at, cmd, writer, is_from_this_host: true })
+        };
+        assert_eq!(claim(Writer::Running).running_writer(), Some(42));
+        for other in [claim(Writer::Gone), claim(Writer::Hidden), claim(Writer::Recycled), Claim::None] {
+            assert_eq!(other.running_writer(), None, "{other:?}");
+        }
+        let without = [Claim::None, Claim::NotASidecar(String::new())];
+        let with = [Claim::Unreadable(String::new()), Claim::NoPid(None), claim(Writer::Gone)];
+        assert!(!without.iter().any(Claim::has_sidecar) && with.iter().all(Claim::has_sidecar));
+    }
+
+    #[test]
     fn the_runners_sidecar_is_read() {
         let sidecar = Sidecar::parse(b"pid=4242\nstarted=2026-06-04T01:02:03Z\ncmd=bash ./run.sh --target a=b\n");
         assert_eq!(sidecar.pid, Some(Foreign(b"4242".into())));
