@@ -42,10 +42,11 @@ release() {
 clean_up() {
     release
     remove_image
-    # podman's helpers outlive the containers for a moment.
+    # podman's helpers outlive the containers for a moment. One that nobody has waited for has no program any more.
     local pidfile
     for pidfile in "$stage"/conmon.*; do
-        [[ ! -s $pidfile ]] || timeout 20 tail --pid="$(<"$pidfile")" --sleep-interval=0.02 -f /dev/null || true
+        [[ ! -s $pidfile ]] ||
+            timeout 20 bash -c 'while [[ -e /proc/$1/exe ]]; do sleep 0.02; done' bash "$(<"$pidfile")" || true
     done
     rm -rf "$stage"
 }
