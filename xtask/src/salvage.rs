@@ -73,7 +73,7 @@ impl cli::Handoff {
         })?;
         let Some((report, arguments)) = salvaged else { return Ok(Verdict::No) };
         let end = match report.verdict() {
-            Verdict::Yes => format!("\nHandoff complete (salvage-only). Next:\n{NEXT}{}\n", arguments),
+            Verdict::Yes => format!("\nHandoff complete (salvage-only). Next:\n{NEXT}{arguments}\n"),
             _ => "\nHandoff failed: not everything was salvaged\n".to_owned(),
         };
         output::print(&(report.text() + &end))?;

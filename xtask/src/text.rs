@@ -71,6 +71,28 @@ pub(crate) fn shell_path(path: &Path) -> String {
     shell_word(&path.to_string_lossy())
 }
 
+/// Where a JSON text is, byte after byte: how deep, and whether in a string.
+#[derive(Default)]
+pub(crate) struct Nesting {
+    pub(crate) depth: usize,
+    in_string: bool,
+    is_escaped: bool,
+}
+
+impl Nesting {
+    /// Goes on by a byte.
+    pub(crate) fn pass(&mut self, byte: u8) {
+        match byte {
+            _ if self.is_escaped => self.is_escaped = false,
+            b'\\' if self.in_string => self.is_escaped = true,
+            b'"' => self.in_string = !self.in_string,
+            b'{' | b'[' if !self.in_string => self.depth += 1,
+            b'}' | b']' if !self.in_string => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+}
+
 /// Every line of `text` behind `indent`.
 pub(crate) fn indented(indent: &str, text: &str) -> String {
     text.lines().fold(String::new(), |all, line| all + indent + line + "\n")

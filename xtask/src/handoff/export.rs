@@ -3,7 +3,7 @@
 
 use crate::config::channel::{channel_id, channel_text};
 use crate::sys::file::Ends;
-use crate::text::printable;
+use crate::text::{Nesting, printable};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::error::Category;
@@ -58,7 +58,7 @@ pub(crate) fn problem(ends: &Ends, channel: u128) -> Option<String> {
 
 /// Why a whole file is not JSON. Counts its reads.
 pub(crate) fn problem_inside(file: &File, reads: &AtomicUsize) -> Option<String> {
-    let reader = Bounded { inner: file, reads, depth: 0, in_string: false, is_escaped: false };
+    let reader = Bounded { inner: file, reads, nesting: Nesting::default() };
     let mut json = serde_json::Deserializer::from_reader(BufReader::with_capacity(64 << 10, reader));
     let parsed = serde::Deserialize::deserialize(&mut json).and_then(|_: IgnoredAny| json.end());
     match parsed {
@@ -169,26 +169,15 @@ struct Bounded<'a, R> {
     inner: R,
     /// Counted, so that somebody sees that it goes on.
     reads: &'a AtomicUsize,
-    depth: usize,
-    in_string: bool,
-    is_escaped: bool,
+    nesting: Nesting,
 }
 
 impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
         self.reads.fetch_add(1, Ordering::Relaxed);
-        for byte in &buffer[..length] {
-            match byte {
-                _ if self.is_escaped => self.is_escaped = false,
-                b'\\' if self.in_string => self.is_escaped = true,
-                b'"' => self.in_string = !self.in_string,
-                b'{' | b'[' if !self.in_string => self.depth += 1,
-                b'}' | b']' if !self.in_string => self.depth = self.depth.saturating_sub(1),
-                _ => {}
-            }
-        }
-        if self.depth > MAX_DEPTH {
+        buffer[..length].iter().for_each(|byte| self.nesting.pass(*byte));
+        if self.nesting.depth > MAX_DEPTH {
             return Err(io::Error::other("it is nested too deep"));
         }
         Ok(length)

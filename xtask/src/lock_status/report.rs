@@ -7,7 +7,7 @@ use crate::lock_status::activity::Activity;
 use crate::target::Resolved;
 use crate::verdict::Verdict;
 use crate::wait::{COSTLY_LOOK_INTERVAL, LOOK_INTERVAL};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -27,9 +27,7 @@ pub(crate) struct LockReport {
     pub(crate) seen: Observation,
     /// What a held lock's holders do; None if it is not held, or was not asked for.
     pub(crate) activity: Option<Activity>,
-    /// How long a held lock has been held, or at least.
-    pub(crate) age_seconds: Option<u64>,
-    #[serde(skip)]
+    #[serde(rename = "age_seconds", serialize_with = "age_seconds")]
     pub(crate) age: Option<Age>,
 }
 
@@ -93,7 +91,6 @@ impl LockReport {
             judgement,
             seen,
             activity,
-            age_seconds: age.map(|age| age.duration().as_secs()),
             age,
         }
     }
@@ -107,6 +104,10 @@ impl LockReport {
     pub(crate) fn look_interval(&self) -> Duration {
         if self.seen.via == ObservedVia::ProcLocks { LOOK_INTERVAL } else { COSTLY_LOOK_INTERVAL }
     }
+}
+
+fn age_seconds<S: Serializer>(age: &Option<Age>, serializer: S) -> Result<S::Ok, S::Error> {
+    age.map(|age| age.duration().as_secs()).serialize(serializer)
 }
 
 fn verdict(state: &LockState) -> Verdict {

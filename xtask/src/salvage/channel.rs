@@ -16,7 +16,7 @@ use crate::sys::signals::Signals;
 use crate::text::{path, quoted, size, whole};
 use rustix::fs::{AtFlags, Dir, Stat, statat, unlinkat};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, BufWriter};
@@ -198,8 +198,8 @@ impl Salvage<'_> {
         };
         let original =
             original.map_err(|error| format!("cannot write `{}`: {}", path(&archive.path), plain(&error)))?;
-        let original = original.map(|kept| archive.path.with_file_name(OsStr::from_bytes(kept.as_bytes())));
-        let original = original.map(|kept| whole(&kept.to_string_lossy()));
+        let beside = |name: CString| archive.path.with_file_name(OsStr::from_bytes(name.as_bytes()));
+        let original = original.map(|name| whole(&beside(name).to_string_lossy()));
         Ok(Salvaged { archive: archive.path, before, after, kept: None, original })
     }
 

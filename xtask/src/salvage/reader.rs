@@ -3,7 +3,7 @@
 use crate::salvage::message::{Keys, MESSAGE_MAX_BYTES, Message};
 use crate::sys::file::{append_at, read_at};
 use crate::sys::signals::Signals;
-use crate::text::{count, printable, size};
+use crate::text::{Nesting, count, printable, size};
 use memchr::memchr2_iter;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
@@ -246,16 +246,9 @@ fn is_too_deep(value: &[u8]) -> bool {
     if memchr2_iter(b'{', b'[', value).nth(MAX_DEPTH).is_none() {
         return false;
     }
-    let (mut depth, mut in_string, mut is_escaped) = (0, false, false);
+    let mut nesting = Nesting::default();
     value.iter().any(|byte| {
-        match byte {
-            _ if is_escaped => is_escaped = false,
-            b'\\' => is_escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => depth += 1,
-            b'}' | b']' if !in_string => depth -= 1,
-            _ => {}
-        }
-        depth > MAX_DEPTH
+        nesting.pass(*byte);
+        nesting.depth > MAX_DEPTH
     })
 }

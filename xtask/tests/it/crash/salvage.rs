@@ -32,8 +32,8 @@ pub(crate) fn salvage() {
     assert_eq!(new.matches("\"timestamp\"").count(), MESSAGES + MESSAGES / 2 - 1, "the last message is cut off");
     let set = || files.set(&scene);
     let faults = faults().into_iter().chain([Fault::Error("ENOSPC"), Fault::Error("EDQUOT")]).collect();
-    let (words_again, at) = (words.clone(), files.output_dir.clone());
-    let plan = Plan { words: words_again, set: &set, exit: 0, faults, with_startup: false, at, known: &[] };
+    let at = files.output_dir.clone();
+    let plan = Plan { words: words.clone(), set: &set, exit: 0, faults, with_startup: false, at, known: &[] };
     let tally = plan.try_each(&scene, |run, _, _| {
         let archive = std::fs::read_to_string(&files.archive).unwrap_or_default();
         let leftover = std::fs::read_to_string(&files.leftover).unwrap_or_default();
