@@ -1,7 +1,7 @@
 //! Each smoke runs in a process of its own, which is this program with `--on-stage`: whatever the smoke starts is below
 //! that process, and when either process is killed, the other one cleans up.
 
-use crate::smokes::expect::{decoded, excerpt};
+use crate::smokes::expect::excerpt;
 use crate::smokes::orphans::{self, Orphans};
 use crate::smokes::runner;
 use crate::smokes::smoke::{Outcome, Setup, Smoke, selection};
@@ -45,7 +45,7 @@ pub(crate) fn start(smoke: &Smoke, setup: &Setup) -> anyhow::Result<Outcome> {
         End::Cancelled => Outcome::Cancelled,
         End::TimedOut => Outcome::Failed(vec!["its process did not end in time".to_owned()]),
         End::Exited(status) => {
-            let (how, said) = (child::status_text(status), excerpt(&decoded(&finished.stderr)));
+            let (how, said) = (child::status_text(status), excerpt(&finished.stderr));
             Outcome::Failed(vec![format!("its process ended with {how}, and said:\n{said}")])
         }
     })

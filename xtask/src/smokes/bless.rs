@@ -1,61 +1,67 @@
 //! `--bless`: rewrites a case's expectation in its file. Comments, layout and wildcards that match stay.
 
-use crate::smokes::case::{Case, Expect, TextExpect};
-use crate::smokes::expect::{decoded, realigned};
+use crate::smokes::case::{CASE_MAX_BYTES, Case};
+use crate::smokes::expect::realigned;
 use crate::smokes::names::Names;
 use crate::smokes::readme;
+use crate::smokes::smoke::Smoke;
 use crate::sys::child::{End, Finished};
+use crate::sys::file::{self, Links};
+use anyhow::Context;
+use std::fs;
 use std::ops::Range;
 
-/// The text of a case file, rewritten to expect what the program printed; None if that is impossible.
-pub(crate) fn blessed(
+/// Rewrites the file of a smoke if the smoke passes then. Only what the file has, whole values of `exit` and `is`, is
+/// rewritten; false if that is not enough.
+pub(crate) fn bless(
+    smoke: &Smoke,
+    finished: &Finished,
+    names: &Names,
+    passes: impl Fn(&Case) -> anyhow::Result<bool>,
+) -> anyhow::Result<bool> {
+    let parse = |text: &str| match smoke.is_readme() {
+        true => readme::case_in(text, &smoke.name),
+        false => toml::from_str(text).ok(),
+    };
+    let write = if smoke.is_readme() { readme::as_shown } else { literal };
+    // As it is now: somebody may be editing it.
+    let text = String::from_utf8(file::read(&smoke.file, Links::Follow, CASE_MAX_BYTES)?)?;
+    let Some(case) = parse(&text) else { return Ok(false) };
+    let Some(rewritten) = rewritten(&text, &case, finished, names, write)? else { return Ok(false) };
+    let Some(again) = parse(&rewritten) else { return Ok(false) };
+    let passes = passes(&again)?;
+    if passes {
+        fs::write(&smoke.file, rewritten).with_context(|| format!("cannot write {}", smoke.file.display()))?;
+    }
+    Ok(passes)
+}
+
+/// A file's text with what the program printed in place of what it expects.
+fn rewritten(
     file: &str,
     case: &Case,
     finished: &Finished,
     names: &Names,
-    is_readme: bool,
+    write: fn(&str) -> String,
 ) -> anyhow::Result<Option<String>> {
-    let Expect { exit, stdout, stderr, .. } = case.expect.get_ref();
     let mut changes: Vec<(Range<usize>, String)> = Vec::new();
-    let code = if let End::Exited(status) = finished.end { status.code() } else { None };
-    if let Some(code) = code.filter(|code| code != exit.get_ref()) {
-        if is_readme {
-            return Ok(None);
-        }
-        changes.push((exit.span(), code.to_string()));
+    let exit = &case.expect.exit;
+    if let End::Exited(status) = finished.end {
+        // README's examples have no place for it.
+        let code = status.code().filter(|code| code != exit.get_ref() && !exit.span().is_empty());
+        changes.extend(code.map(|code| (exit.span(), code.to_string())));
     }
-    for (name, expect, bytes) in [("stdout", stdout, &finished.stdout), ("stderr", stderr, &finished.stderr)] {
-        if expect.is.is_none() && (*expect != TextExpect::default() || bytes.is_empty()) {
-            continue;
-        }
-        let written = expect.is.as_ref().map_or("", |is| is.get_ref());
-        let Some(pattern) = realigned(written, &decoded(bytes), names)? else { return Ok(None) };
-        match &expect.is {
-            // A README shows only standard output.
-            Some(is) if is_readme => return Ok(Some(readme::with_output(file, is.span(), &pattern))),
-            _ if is_readme => return Ok(None),
-            Some(is) => changes.push((is.span(), literal(&pattern))),
-            None => changes.push(added(file, exit.span(), name, &pattern)),
-        }
+    for (expect, bytes) in [(&case.expect.stdout, &finished.stdout), (&case.expect.stderr, &finished.stderr)] {
+        let Some(is) = &expect.is else { continue };
+        let Some(pattern) = realigned(is.get_ref(), bytes, names)? else { return Ok(None) };
+        changes.push((is.span(), write(&pattern)));
     }
     changes.sort_by_key(|(span, _)| span.start);
-    let mut blessed = file.to_owned();
+    let mut rewritten = file.to_owned();
     for (span, text) in changes.into_iter().rev() {
-        blessed.replace_range(span, &text);
+        rewritten.replace_range(span, &text);
     }
-    Ok(Some(blessed))
-}
-
-/// Inserts an expectation after the exit code, in the same form of table.
-fn added(file: &str, exit: Range<usize>, name: &str, pattern: &str) -> (Range<usize>, String) {
-    let line = file[..exit.start].rsplit('\n').next().unwrap_or_default();
-    let text = match line.trim().trim_end_matches('=').trim_end().strip_suffix("exit") {
-        // A table of its own, or dotted keys: `expect.exit = 0`.
-        Some(path) if path.is_empty() || path.ends_with('.') => format!("\n{path}{name}.is = {}", literal(pattern)),
-        // An inline table is one line.
-        _ => format!(", {name}.is = {}", one_line(pattern)),
-    };
-    (exit.end..exit.end, text)
+    Ok(Some(rewritten))
 }
 
 /// A TOML string: a multi-line literal where possible (TOML 1.0, String).
@@ -64,10 +70,6 @@ fn literal(text: &str) -> String {
     if text.chars().all(is_plain) && !text.contains("'''") && !text.ends_with('\'') {
         return format!("'''\n{text}'''");
     }
-    one_line(text)
-}
-
-fn one_line(text: &str) -> String {
     // A JSON string is a basic string of TOML, except that TOML wants DEL escaped.
     serde_json::Value::from(text).to_string().replace('\x7f', "\\u007f")
 }
@@ -78,33 +80,35 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::ExitStatus;
 
-    #[test]
-    fn only_what_differs_is_rewritten() {
-        let file = "# why\nargs = ['x'] # mine\n\n[expect]\nexit = 0 # zero\nstdout.is = '''\na [..]\nold\n'''\n";
-        let case: Case = toml::from_str(file).unwrap();
+    fn rewritten_to(file: &str, code: i32, stdout: &str) -> String {
         let mut names = Names::default();
         names.set("ROOT", "/r");
-        let end = End::Exited(ExitStatus::from_raw(2 << 8));
-        let finished = Finished { end, stdout: "a b\nnew /r/x\n".into(), stderr: "oh\n".into(), is_cut: false };
-        let expected = "# why\nargs = ['x'] # mine\n\n[expect]\nexit = 2\nstderr.is = '''\noh\n''' # zero\n\
-                        stdout.is = '''\na [..]\nnew [ROOT]/x\n'''\n";
-        let result = blessed(file, &case, &finished, &names, false).unwrap().unwrap();
-        assert_eq!(result, expected);
-        let again = blessed(&result, &toml::from_str(&result).unwrap(), &finished, &names, false).unwrap();
-        assert_eq!(again, Some(result), "a blessed case passes");
+        let end = End::Exited(ExitStatus::from_raw(code << 8));
+        let finished = Finished { end, stdout: stdout.into(), stderr: Vec::new(), is_cut: false };
+        rewritten(file, &toml::from_str(file).unwrap(), &finished, &names, literal).unwrap().unwrap()
     }
 
     #[test]
-    fn every_form_of_table_is_added_to() {
-        let end = End::Exited(ExitStatus::from_raw(0));
-        let finished = Finished { end, stdout: "a\n".into(), stderr: Vec::new(), is_cut: false };
-        for file in
-            ["args = []\nexpect.exit = 0\n", "args = []\nexpect = { exit = 0 }\n", "args = []\n[expect]\n  exit = 0\n"]
-        {
-            let blessed =
-                blessed(file, &toml::from_str(file).unwrap(), &finished, &Names::default(), false).unwrap().unwrap();
-            let again: Case = toml::from_str(&blessed).unwrap_or_else(|error| panic!("{blessed}: {error}"));
-            assert_eq!(again.expect.get_ref().stdout.is.as_ref().unwrap().get_ref(), "a\n", "{blessed}");
+    fn only_what_differs_is_rewritten() {
+        let file = "# why\nargs = ['x'] # mine\n\n[expect]\nexit = 0 # zero\nstdout.is = '''\na [..]\nold\n'''\n";
+        let expected = file.replace("= 0", "= 2").replace("old", "new [ROOT]/x");
+        assert_eq!(rewritten_to(file, 2, "a b\nnew /r/x\n"), expected);
+        assert_eq!(rewritten_to(&expected, 2, "a b\nnew /r/x\n"), expected);
+    }
+
+    #[test]
+    fn values_are_rewritten_in_every_form_of_table() {
+        for form in [
+            "args = []\n[expect]\nexit = 0\n  stdout = { is = '' }\n",
+            "args = []\nexpect.exit = 0\nexpect.stdout.is = \"\"",
+            "args = []\nexpect = { exit = 0, stdout = { is = \"x\" } }\n",
+        ] {
+            let again: Case = toml::from_str(&rewritten_to(form, 1, "a\n")).unwrap();
+            assert_eq!(
+                (again.expect.stdout.is.unwrap().get_ref().as_str(), *again.expect.exit.get_ref()),
+                ("a\n", 1),
+                "{form}"
+            );
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::smokes::case::TextExpect;
 use crate::smokes::names::Names;
-use crate::smokes::pattern::{self, Line, lines};
+use crate::smokes::pattern::{self, Line, Parts, lines};
 use crate::text::printable;
 
 /// Maximum number of lines shown of a text or of a difference.
@@ -14,45 +14,14 @@ const MAX_LINES_DIFFED: usize = 400;
 /// The first words of the lines that this program prints and the shell originals do not.
 pub(crate) const ADDED: [&str; 6] = ["age: ", "open in: ", "activity: ", "waiting: ", "note: ", "next: "];
 
-/// Invalid bytes become the characters from here on, in private use plane 16, so that they match only themselves.
-const INVALID_BYTES: u32 = 0x0010_fe00;
-
-/// Output as text. A byte that is not UTF-8 becomes a private character.
-pub(crate) fn decoded(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            // One of the private characters itself is as good as invalid: else it would match such a byte.
-            match (INVALID_BYTES..INVALID_BYTES + 256).contains(&(c as u32)) {
-                true => text.extend(c.encode_utf8(&mut [0; 4]).bytes().filter_map(private)),
-                false => text.push(c),
-            }
-        }
-        text.extend(chunk.invalid().iter().copied().filter_map(private));
-    }
-    text
-}
-
-fn private(byte: u8) -> Option<char> {
-    char::from_u32(INVALID_BYTES + u32::from(byte))
-}
-
 /// A line of output, safe to show.
-pub(crate) fn shown(line: &str) -> String {
-    let mut bytes = Vec::with_capacity(line.len());
-    for c in line.chars() {
-        match u8::try_from((c as u32).wrapping_sub(INVALID_BYTES)) {
-            Ok(byte) => bytes.push(byte),
-            Err(_) => bytes.extend(c.encode_utf8(&mut [0; 4]).bytes()),
-        }
-    }
-    let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+pub(crate) fn shown(line: &[u8]) -> String {
     // Such a line would be a command to GitHub, wherever in the line it is (workflow commands, version 1).
-    printable(line).replace("##[", "##\\[")
+    printable(line.strip_suffix(b"\n").unwrap_or(line)).replace("##[", "##\\[")
 }
 
 /// The first lines of an output, safe to show: behind a bar they are neither lines of ours nor commands to GitHub.
-pub(crate) fn excerpt(text: &str) -> String {
+pub(crate) fn excerpt(text: &[u8]) -> String {
     bounded(lines(text).map(|line| format!("  | {}", shown(line))))
 }
 
@@ -65,13 +34,9 @@ fn bounded(mut lines: impl Iterator<Item = String>) -> String {
 }
 
 /// The first line of `text` that matches a line of a pattern.
-pub(crate) fn find_line<'t>(pattern: &str, names: &Names, text: &'t str) -> anyhow::Result<Option<&'t str>> {
-    // One line alone is never any number of lines.
-    let line = match pattern {
-        "..." => Line::Parts(vec![pattern.to_owned()]),
-        _ => pattern::line(&decoded(pattern.as_bytes()), names)?,
-    };
-    Ok(lines(text).find(|found| line.matches(found)))
+pub(crate) fn find_line<'t>(pattern: &str, names: &Names, text: &'t [u8]) -> anyhow::Result<Option<&'t [u8]>> {
+    let parts = Parts(names.parts(pattern)?);
+    Ok(lines(text).map(|line| line.strip_suffix(b"\n").unwrap_or(line)).find(|line| parts.matches(line)))
 }
 
 /// What is wrong with `text`, the output called `name`. Expected lines that start like one of `not_asked` are left out.
@@ -80,14 +45,13 @@ pub(crate) fn check_text(
     expect: &TextExpect,
     names: &Names,
     not_asked: &[&str],
-    text: &str,
+    text: &[u8],
 ) -> anyhow::Result<Vec<String>> {
     let is_asked = |line: &&str| !not_asked.iter().any(|start| line.starts_with(start));
     let mut problems = Vec::new();
     let nothing = (*expect == TextExpect::default()).then_some("");
     if let Some(whole) = expect.is.as_ref().map(|is| &is.get_ref()[..]).or(nothing) {
-        let whole = decoded(whole.as_bytes());
-        let whole = Pattern::new(lines(&whole).filter(is_asked), names)?;
+        let whole = Pattern::new(whole.split_inclusive('\n').filter(is_asked), names)?;
         if !pattern::matches(&whole.lines, text) {
             let diff = whole.difference(text);
             problems.push(format!("{name} is not as expected (- expected, + got):\n{diff}"));
@@ -95,12 +59,12 @@ pub(crate) fn check_text(
     }
     for pattern in expect.has.iter().map(String::as_str).filter(is_asked) {
         if find_line(pattern, names, text)?.is_none() {
-            problems.push(format!("{name} lacks the line `{}`; it is:\n{}", shown(pattern), excerpt(text)));
+            problems.push(format!("{name} lacks the line `{}`; it is:\n{}", printable(pattern), excerpt(text)));
         }
     }
     for pattern in &expect.lacks {
         if let Some(found) = find_line(pattern, names, text)? {
-            problems.push(format!("{name} has the line `{}`, which `{}` forbids", shown(found), shown(pattern)));
+            problems.push(format!("{name} has the line `{}`, which `{}` forbids", shown(found), printable(pattern)));
         }
     }
     Ok(problems)
@@ -115,7 +79,7 @@ struct Pattern<'a> {
 /// One step of an alignment: the next line of the pattern, of the text, or of both where they match.
 struct Step<'a> {
     pattern: Option<&'a str>,
-    line: Option<&'a str>,
+    line: Option<&'a [u8]>,
     /// The line is missing or extra.
     is_wrong: bool,
 }
@@ -123,34 +87,38 @@ struct Step<'a> {
 impl<'a> Pattern<'a> {
     fn new(written: impl Iterator<Item = &'a str>, names: &Names) -> anyhow::Result<Pattern<'a>> {
         let written: Vec<&str> = written.collect();
-        let lines = written.iter().map(|line| pattern::line(line, names)).collect::<anyhow::Result<Vec<Line>>>()?;
+        let lines = written.iter().map(|line| Line::parse(line, names)).collect::<anyhow::Result<Vec<Line>>>()?;
         Ok(Pattern { written, lines })
     }
 
     /// A line diff of a text that does not match.
-    fn difference(&self, text: &str) -> String {
+    fn difference(&self, text: &[u8]) -> String {
         let same = self.lines.iter().zip(lines(text)).take_while(|(line, found)| line.matches(found)).count();
-        let context = lines(text).take(same).map(|line| format!("    {}", shown(line)));
-        let mut rest = lines(text).skip(same);
-        let found: Vec<&str> = rest.by_ref().take(MAX_LINES_DIFFED).collect();
-        let step = |Step { pattern, line, is_wrong }: Step| match (pattern, line) {
-            (Some(pattern), _) if is_wrong => Some(format!("  - {}", shown(pattern))),
-            (_, line) => line.map(|line| format!("  {} {}", if is_wrong { '+' } else { ' ' }, shown(line))),
+        let found: Vec<&[u8]> = lines(text).skip(same).take(MAX_LINES_DIFFED).collect();
+        let marked = |mark: char, line: &[u8]| {
+            let end = if line.ends_with(b"\n") { "" } else { " (no newline at the end)" };
+            format!("  {mark} {}{end}", shown(line))
         };
-        let diff = self.steps(same, &found).into_iter().filter_map(step);
-        let rest = Some(rest.count()).filter(|rest| *rest > 0);
-        bounded(context.chain(diff).chain(rest.map(|rest| format!("  … {rest} lines of the output were not compared"))))
+        let step = |Step { pattern, line, is_wrong }: Step| match (pattern, line) {
+            (Some(pattern), _) if is_wrong => Some(marked('-', pattern.as_bytes())),
+            (_, line) => line.map(|line| marked(if is_wrong { '+' } else { ' ' }, line)),
+        };
+        let context = lines(text).take(same).map(|line| marked(' ', line));
+        let rest = lines(text).skip(same + found.len()).count();
+        let rest = (rest > 0).then(|| format!("  … {rest} lines of the output were not compared"));
+        bounded(context.chain(self.steps(same, &found).into_iter().filter_map(step)).chain(rest))
     }
 
     /// Aligns the pattern, without its first `from` lines, with `found`, so that the fewest lines are missing or extra.
-    fn steps<'s>(&'s self, from: usize, found: &[&'s str]) -> Vec<Step<'s>> {
+    fn steps<'s>(&'s self, from: usize, found: &[&'s [u8]]) -> Vec<Step<'s>> {
         let expected = &self.lines[from..][..(self.lines.len() - from).min(MAX_LINES_DIFFED)];
+        let is_any = |e: usize| matches!(expected.get(e), Some(Line::Any));
         let matches = |e: usize, g: usize| expected[e].matches(found[g]);
         // How many lines are missing or extra from each pair of positions on.
         let mut costs = vec![vec![0; found.len() + 1]; expected.len() + 1];
         costs[expected.len()] = (0..=found.len()).rev().collect();
         for e in (0..expected.len()).rev() {
-            let cost = usize::from(expected[e] != Line::AnyLines);
+            let cost = usize::from(!is_any(e));
             costs[e][found.len()] = costs[e + 1][found.len()] + cost;
             for g in (0..found.len()).rev() {
                 let (same, other) = (costs[e + 1][g + 1], costs[e + 1][g].min(costs[e][g + 1]) + cost);
@@ -162,7 +130,7 @@ impl<'a> Pattern<'a> {
         while e < expected.len() || g < found.len() {
             let is_same = e < expected.len() && g < found.len() && matches(e, g);
             let is_pattern_next = g == found.len() || (e < expected.len() && costs[e + 1][g] <= costs[e][g + 1]);
-            let is_wrong = !is_same && expected.get(e) != Some(&Line::AnyLines);
+            let is_wrong = !is_same && !is_any(e);
             let pattern = (is_same || is_pattern_next).then(|| self.written[from + e]);
             let line = (is_same || !is_pattern_next).then(|| found[g]);
             e += usize::from(pattern.is_some());
@@ -174,22 +142,20 @@ impl<'a> Pattern<'a> {
 }
 
 /// The pattern that matches `text` and is closest to `written`: matching lines stay as they are. None if the text is
-/// too long for that, or does not end with a newline.
-pub(crate) fn realigned(written: &str, text: &str, names: &Names) -> anyhow::Result<Option<String>> {
-    let pattern = Pattern::new(lines(written), names)?;
-    let found: Vec<&str> = lines(text).take(MAX_LINES_DIFFED + 1).collect();
-    if found.len().max(pattern.lines.len()) > MAX_LINES_DIFFED
-        || found.iter().any(|line| matches!(*line, pattern::NO_NEWLINE | "..."))
-    {
+/// too long for that, or cannot be written.
+pub(crate) fn realigned(written: &str, text: &[u8], names: &Names) -> anyhow::Result<Option<String>> {
+    let pattern = Pattern::new(written.split_inclusive('\n'), names)?;
+    let found: Vec<&[u8]> = lines(text).take(MAX_LINES_DIFFED + 1).collect();
+    let is_writable = str::from_utf8(text).is_ok() && !found.contains(&&b"...\n"[..]);
+    if found.len().max(pattern.lines.len()) > MAX_LINES_DIFFED || !is_writable {
         return Ok(None);
     }
     let line = |Step { pattern, line, is_wrong }: Step| match (pattern, line) {
         (Some(pattern), _) if !is_wrong => Some(pattern.to_owned()),
-        (_, line) if is_wrong => line.map(|line| names.unfill(line)),
+        (_, line) if is_wrong => line.map(|line| names.unfill(&String::from_utf8_lossy(line))),
         _ => None,
     };
-    let steps = pattern.steps(0, &found);
-    Ok(Some(steps.into_iter().filter_map(line).map(|line| line + "\n").collect()))
+    Ok(Some(pattern.steps(0, &found).into_iter().filter_map(line).collect()))
 }
 
 #[cfg(test)]
@@ -197,7 +163,7 @@ mod tests {
     use super::*;
 
     fn check(toml: &str, not_asked: &[&str], text: &[u8]) -> Vec<String> {
-        check_text("stdout", &toml::from_str(toml).unwrap(), &Names::default(), not_asked, &decoded(text)).unwrap()
+        check_text("stdout", &toml::from_str(toml).unwrap(), &Names::default(), not_asked, text).unwrap()
     }
 
     #[test]
@@ -209,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_realigned_pattern_keeps_what_matched() {
-        let is = |written: &str, text: &str| realigned(written, text, &Names::default()).unwrap();
+        let is = |written: &str, text: &str| realigned(written, text.as_bytes(), &Names::default()).unwrap();
         let cases = [
             ("a[..]\n...\nold\nz\n", "abc\n1\n2\nnew\nz\n", "a[..]\n...\nz\n"),
             ("a[..]\nold\n", "abc\nnew [..]\n", "a[..]\nnew [[]..]\n"),
@@ -219,16 +185,17 @@ mod tests {
         for (written, text, expected) in cases {
             assert_eq!(is(written, text).as_deref(), Some(expected), "{written}");
         }
-        assert_eq!((is("a\n", "b"), is("", &"x\n".repeat(500))), (None, None));
+        assert_eq!((is("a\n", "b").as_deref(), is("", &"x\n".repeat(500))), (Some("b"), None));
+        assert_eq!(realigned("", b"\xff\n", &Names::default()).unwrap(), None);
     }
 
     #[test]
     fn differences_are_shown_line_by_line() {
         let is = |written: &str, text: &str| {
-            Pattern::new(lines(written), &Names::default()).unwrap().difference(&decoded(text.as_bytes()))
+            Pattern::new(written.split_inclusive('\n'), &Names::default()).unwrap().difference(text.as_bytes())
         };
         assert_eq!(is("a\nb\nc\n", "a\nx\nc\n"), "    a\n  - b\n  + x\n    c\n");
-        assert_eq!(is("a\n", "a"), "    a\n  + \\ no newline at the end\n");
+        assert_eq!(is("a\n", "a"), "  - a\n  + a (no newline at the end)\n");
         assert_eq!(is("", "x\r\n::error::x ##[error]\x1b[31m\n"), "  + x\\r\n  + ::error::x ##\\[error]\\x1b[31m\n");
         assert!(is("a\n...\nb\n", "a\n1\n2\nc\n").contains("  - b\n"));
     }

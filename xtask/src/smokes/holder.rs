@@ -8,7 +8,7 @@ use crate::smokes::smoke::Setup;
 use crate::smokes::stage::Stage;
 use crate::sys::child::{Group, wait_for};
 use crate::sys::signals::Signals;
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use std::ffi::OsStr;
 use std::io::{PipeReader, Read};
 use std::os::fd::AsFd;
@@ -57,21 +57,11 @@ impl HolderKind {
 impl LiveHolder {
     /// Starts a holder, waits until it has the lock, and does to the lock what is planned.
     pub(crate) fn start(plan: &HeldPlan, stage: &mut Stage, setup: &Setup) -> anyhow::Result<LiveHolder> {
-        let at = plan.at.get_ref();
-        // It follows a link to where it writes.
-        for name in [at.clone(), format!("{at}.meta")] {
-            let path = stage.root.join(&name);
-            let Ok(to) = std::fs::read_link(&path) else { continue };
-            let folder = path.parent().map(|folder| folder.join(to)).and_then(|to| to.parent()?.canonicalize().ok());
-            if !folder.is_some_and(|folder| folder.starts_with(&stage.root)) {
-                bail!("{name} is a link that leads out of the stage");
-            }
-        }
-        // A holder creates the lock file, but not its folder.
-        match plan.by {
-            HolderKind::Nobody => stage.write(at, "")?,
-            _ => stage.at(at, |_, _| Ok(()))?,
-        }
+        let at = &plan.at;
+        // It follows links, where creating this file does not.
+        stage.write(at, "")?;
+        let sidecar = format!("{at}.meta");
+        ensure!(!stage.root.join(&sidecar).is_symlink(), "a holder would follow the link {sidecar}");
         let mut command = plan.by.command(&stage.root.join(at), stage, setup);
         let (output, writer) = std::io::pipe().context("cannot create a pipe")?;
         command.stdin(Stdio::piped()).stdout(writer.try_clone().context("cannot copy a pipe")?).stderr(writer);
@@ -85,8 +75,8 @@ impl LiveHolder {
         if plan.orphaned {
             group.orphan().context("cannot kill the holder's parent")?;
         }
-        if let Some(sidecar) = &plan.sidecar {
-            stage.write(&format!("{at}.meta"), sidecar)?;
+        if let Some(text) = &plan.sidecar {
+            stage.write(&sidecar, text)?;
         }
         if let Some(how) = plan.unlinked {
             stage.unlink(at, how)?;

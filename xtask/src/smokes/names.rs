@@ -1,13 +1,7 @@
 //! Placeholders in a case's texts: `[ROOT]` for the stage's path, and so on.
 
-use anyhow::anyhow;
+use anyhow::Context;
 use std::collections::BTreeMap;
-
-/// Known on every stage.
-pub(crate) const EVERYWHERE: [&str; 4] = ["ROOT", "PROGRAMS", "SMOKES_PID", "NOW"];
-
-/// Known where a live child holds the lock.
-pub(crate) const HELD: [&str; 2] = ["HOLDER_PID", "LEADER_PID"];
 
 /// Names and their values.
 #[derive(Default)]
@@ -17,10 +11,6 @@ impl Names {
     /// Gives `[name]` a value.
     pub(crate) fn set(&mut self, name: &'static str, value: impl ToString) {
         self.0.insert(name, value.to_string());
-    }
-
-    fn value(&self, name: &str) -> anyhow::Result<&str> {
-        self.0.get(name).map(|value| &value[..]).ok_or_else(|| anyhow!("`[{name}]` has no value here"))
     }
 
     /// `text` with every `[NAME]` replaced by its value, and every `[[]` by a bracket.
@@ -38,7 +28,7 @@ impl Names {
             match word {
                 ".." => parts.push(std::mem::take(&mut part)),
                 "[" => part.push('['),
-                name => part += self.value(name)?,
+                name => part += self.0.get(name).with_context(|| format!("`[{name}]` has no value here"))?,
             }
         }
         parts.push(part + rest);
@@ -76,18 +66,8 @@ fn is_value_at(line: &str, at: usize, value: &str) -> bool {
 
 /// What stands between `[` and `]` in a text that starts behind the `[`, and the rest; None if it is plain text.
 fn bracketed(text: &str) -> Option<(&str, &str)> {
+    let is_name = |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
     text.split_once(']').filter(|(word, _)| matches!(*word, ".." | "[") || is_name(word))
-}
-
-/// Whether this is a placeholder's name: capital letters and `_`.
-fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
-}
-
-/// The placeholders in a text, each with its position.
-pub(crate) fn used_in(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let opened = text.match_indices('[').filter_map(|(at, _)| Some((at, text[at + 1..].split_once(']')?.0)));
-    opened.filter(|(_, name)| is_name(name))
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ impl Orphans {
     }
 
     /// Waits until this process has no other children than these, but not for long: what a program has left behind may
-    /// still write.
+    /// still write. Once `cancel` has caught a signal, it does not wait.
     pub(crate) fn settle(&mut self, known: &[Pid], cancel: &Signals) {
         let until = Instant::now() + if cancel.is_caught() { Duration::ZERO } else { END_TIMEOUT };
         let is_unsettled =
@@ -50,14 +50,10 @@ impl Orphans {
         }
     }
 
-    /// Waits for all children, kills those that do not end by themselves, and describes each of these. Once `cancel` has
-    /// caught a signal, it does not wait. Nobody else may be waiting for a child.
+    /// Waits for all children, kills those that do not end by themselves, and describes each of these. Nobody else may
+    /// be waiting for a child.
     pub(crate) fn leaks(&mut self, cancel: &Signals) -> Vec<String> {
-        let until = Instant::now() + if cancel.is_caught() { Duration::ZERO } else { END_TIMEOUT };
-        while !has_no_children(until) && Instant::now() < until {
-            _ = wait_for(&[self.ended.as_fd()], Some(until));
-            self.ended.take();
-        }
+        self.settle(&[], cancel);
         kill_children()
     }
 }
@@ -68,15 +64,10 @@ pub(crate) fn kill_children() -> Vec<String> {
     let (mut killed, mut leaks) = (HashSet::new(), Vec::new());
     let until = Instant::now() + KILL_TIMEOUT;
     while !has_no_children(until) {
-        if Instant::now() >= until {
-            leaks.push(format!(
-                "it left processes that start others faster than they are killed: after {KILL_TIMEOUT:?} some run on"
-            ));
-            break;
-        }
         let children = children();
-        if children.is_empty() {
-            // There are some, but they cannot be seen.
+        // There may be some that cannot be seen, or too many.
+        if children.is_empty() || Instant::now() >= until {
+            leaks.push(format!("it left processes that could not all be killed in {KILL_TIMEOUT:?}"));
             break;
         }
         for child in children {
@@ -84,7 +75,7 @@ pub(crate) fn kill_children() -> Vec<String> {
                 continue;
             }
             let pid = child.as_raw_nonzero();
-            let command = printable(procfs::command(pid.get()).unwrap_or_default().as_bytes());
+            let command = printable(procfs::command(pid.get()).unwrap_or_default());
             if killed.len() <= MAX_LEAKS_SHOWN {
                 leaks.push(format!("it left process {pid} ({command}) running, which was killed"));
             }

@@ -1,66 +1,74 @@
-//! Patterns for texts: lines with wildcards and placeholders.
+//! Patterns for texts: lines with wildcards and placeholders. They are compared byte by byte.
 
 use crate::smokes::names::Names;
-
-/// As a line of its own, matches any number of lines.
-const ANY_LINES: &str = "...";
-
-/// A line of a pattern.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Line {
-    AnyLines,
-    /// The literal parts, with any text between one and the next.
-    Parts(Vec<String>),
-}
+use memchr::memmem;
 
 /// Maximum number of steps of a comparison: twice the lines of the largest output, and some.
 const MAX_STEPS: usize = 20_000_000;
 
-/// Follows a last line that has no newline. With its own LF no line of a text is like it.
-pub(crate) const NO_NEWLINE: &str = "\\ no newline at the end\n";
+/// The literal parts of a line, with any bytes between one and the next.
+#[derive(Debug)]
+pub(crate) struct Parts(pub(crate) Vec<String>);
 
-/// The lines of a text, split at LF alone: a CR is part of its line. If the last one has no newline,
-/// [`NO_NEWLINE`] follows it.
-pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> + Clone {
-    let is_open = !text.is_empty() && !text.ends_with('\n');
-    text.split_terminator('\n').chain(is_open.then_some(NO_NEWLINE))
+/// A line of a pattern.
+#[derive(Debug)]
+pub(crate) enum Line {
+    /// Any number of lines.
+    Any,
+    One {
+        parts: Parts,
+        /// It ends with a newline, as all lines do but perhaps the last one.
+        is_ended: bool,
+    },
 }
 
-/// Reads one line of a pattern: `[..]` is any text, `[NAME]` a value, and `[[]` a bracket.
-pub(crate) fn line(line: &str, names: &Names) -> anyhow::Result<Line> {
-    if line == ANY_LINES { Ok(Line::AnyLines) } else { Ok(Line::Parts(names.parts(line)?)) }
+/// The lines of a text, each with its LF: a CR is part of its line, and the last one may have no LF.
+pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
+    text.split_inclusive(|byte| *byte == b'\n')
+}
+
+impl Parts {
+    /// Whether they match a line without its LF.
+    pub(crate) fn matches(&self, line: &[u8]) -> bool {
+        let [first, middle @ .., last] = &self.0[..] else {
+            return self.0.first().is_some_and(|part| part.as_bytes() == line);
+        };
+        let Some(mut rest) = line.strip_prefix(first.as_bytes()) else { return false };
+        for part in middle {
+            let Some(at) = memmem::find(rest, part.as_bytes()) else { return false };
+            rest = &rest[at + part.len()..];
+        }
+        rest.ends_with(last.as_bytes())
+    }
 }
 
 impl Line {
-    pub(crate) fn matches(&self, line: &str) -> bool {
-        let Line::Parts(parts) = self else { return false };
-        // Only itself is like it: no wildcard stands for a missing newline.
-        if line == NO_NEWLINE {
-            return parts.len() == 1 && parts[0] == NO_NEWLINE;
+    /// Reads a line with its LF: `...` is any number of lines, `[..]` any text, `[NAME]` a value, and `[[]` a bracket.
+    pub(crate) fn parse(line: &str, names: &Names) -> anyhow::Result<Line> {
+        let bare = line.strip_suffix('\n').unwrap_or(line);
+        if bare == "..." {
+            return Ok(Line::Any);
         }
-        let [first, middle @ .., last] = &parts[..] else { return parts.first().is_some_and(|part| part == line) };
-        let Some(mut rest) = line.strip_prefix(&first[..]) else { return false };
-        for part in middle {
-            let Some(at) = rest.find(&part[..]) else { return false };
-            rest = &rest[at + part.len()..];
-        }
-        rest.ends_with(&last[..])
+        Ok(Line::One { parts: Parts(names.parts(bare)?), is_ended: bare != line })
+    }
+
+    /// Whether it matches one line of a text, with its LF.
+    pub(crate) fn matches(&self, line: &[u8]) -> bool {
+        let Line::One { parts, is_ended } = self else { return false };
+        let bare = line.strip_suffix(b"\n").unwrap_or(line);
+        parts.matches(bare) && *is_ended == (bare != line)
     }
 }
 
 /// Whether a whole text matches. What takes too many steps to find out does not.
-pub(crate) fn matches(pattern: &[Line], text: &str) -> bool {
+pub(crate) fn matches(pattern: &[Line], text: &[u8]) -> bool {
     let mut lines = lines(text).peekable();
-    let (mut at, mut steps) = (0, 0);
+    let mut at = 0;
     // Where to resume after the last `...` when what follows it does not match here.
     let mut retry = None;
-    loop {
-        steps += 1;
-        if steps > MAX_STEPS {
-            return false;
-        }
+    for _ in 0..MAX_STEPS {
         match (pattern.get(at), lines.peek()) {
-            (Some(Line::AnyLines), _) => {
+            (Some(Line::Any), _) => {
                 at += 1;
                 retry = Some((at, lines.clone()));
             }
@@ -78,6 +86,7 @@ pub(crate) fn matches(pattern: &[Line], text: &str) -> bool {
             }
         }
     }
+    false
 }
 
 #[cfg(test)]
@@ -87,16 +96,16 @@ mod tests {
     fn parsed(text: &str) -> Vec<Line> {
         let mut names = Names::default();
         names.set("ROOT", "/r[..]");
-        lines(text).map(|text| line(text, &names).unwrap()).collect()
+        text.split_inclusive('\n').map(|line| Line::parse(line, &names).unwrap()).collect()
     }
 
     #[test]
     fn wildcards_match_any_part_of_a_line() {
         for pattern in ["abc", "[..]", "a[..]", "[..]c", "a[..]c", "[..]b[..]", "abc[..]", "[..]a[..]b[..]c[..]"] {
-            assert!(parsed(pattern)[0].matches("abc"), "{pattern}");
+            assert!(parsed(pattern)[0].matches(b"abc"), "{pattern}");
         }
         for pattern in ["ab", "b[..]", "[..]b", "ab[..]bc", "a[..]x[..]c", "abcd[..]", "abc\r"] {
-            assert!(!parsed(pattern)[0].matches("abc"), "{pattern}");
+            assert!(!parsed(pattern)[0].matches(b"abc"), "{pattern}");
         }
     }
 
@@ -105,15 +114,15 @@ mod tests {
         for (pattern, line) in
             [("[[]..]", "[..]"), ("[ROOT]/x", "/r[..]/x"), ("[x] [] [", "[x] [] ["), ("[[]ROOT]", "[ROOT]")]
         {
-            assert!(parsed(pattern)[0].matches(line), "{pattern}");
+            assert!(parsed(pattern)[0].matches(line.as_bytes()), "{pattern}");
         }
-        assert!(!parsed("[ROOT]")[0].matches("/r anything"));
-        assert!(line("[NOBODY]", &Names::default()).is_err());
+        assert!(!parsed("[ROOT]")[0].matches(b"/r anything"));
+        assert!(Line::parse("[NOBODY]", &Names::default()).is_err());
     }
 
     #[test]
     fn whole_texts_are_compared_line_by_line() {
-        let is = |pattern: &str, text: &str| matches(&parsed(pattern), text);
+        let is = |pattern: &str, text: &str| matches(&parsed(pattern), text.as_bytes());
         assert!(is("a\nb\n", "a\nb\n") && is("", "") && is("...\n", "") && is("...\n", "a\nb\n"));
         assert!(is("a\n[..]\n...\nz\n", "a\nb\nc\nd\nz\n") && is("...\nb\n...\nb\n", "b\nc\nb\nb\n"));
         assert!(!is("a\n", "a") && !is("a", "a\n") && !is("a\n", "a\r\n") && !is("a\nb\n", "a\rb\n"));
@@ -122,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_lines_is_compared_in_time() {
-        let flood = "y\n".repeat(1 << 20);
+        let flood = b"y\n".repeat(1 << 20);
         let started = std::time::Instant::now();
         assert!(!matches(&parsed("a\n...\ny\nz\n"), &flood) && !matches(&parsed("...\ny\nz\n"), &flood));
         assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());

@@ -8,25 +8,21 @@
 //! ```
 //! ```
 
-use crate::smokes::case::{Base, Case};
-use crate::smokes::smoke::{Kind, Smoke};
+use crate::smokes::case::{Base, CASE_MAX_BYTES, Case};
+use crate::smokes::smoke::{Kind, Smoke, is_name};
 use crate::sys::file::{self, Links};
 use crate::text::path;
 use anyhow::{Context, anyhow, bail};
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
 /// The checkout's path, as README has it.
 const CLONE: &str = "/home/you/clone";
 
-/// Maximum size of README.md, and of a file of the demo.
-const FILE_MAX_BYTES: u64 = 1 << 20;
-
 /// How a block of a case starts.
-const BLOCK: &str = "```console ";
+const BLOCK: &str = "```console";
 
 /// How its command starts.
 const COMMAND: &str = "$ cargo xtask ";
@@ -37,29 +33,38 @@ const COMMAND: &str = "$ cargo xtask ";
 /// A block that names a case has another form, or the demo cannot be read.
 pub(crate) fn smokes(readme: &Path, bases: &BTreeMap<String, Base>) -> anyhow::Result<Vec<Smoke>> {
     let text = read(readme)?;
-    let folder = readme.parent().context("README.md has no folder")?;
-    let demo = demo(folder)?;
-    let mut smokes = Vec::new();
-    for (start, _) in text.match_indices(BLOCK).filter(|(at, _)| text[..*at].is_empty() || text[..*at].ends_with('\n'))
-    {
-        let line = 1 + text[..start].matches('\n').count();
-        let (name, mut case) = block(&text, start).with_context(|| format!("{}:{line}", path(readme)))?;
-        case.stage.files.extend(demo.iter().map(|(name, text)| (Spanned::new(0..0, name.clone()), text.clone())));
+    let demo = demo(readme.parent().context("README.md has no folder")?)?;
+    let smoke = |(name, mut case): (String, Case)| {
+        case.stage.files.extend(demo.clone());
         let case = case.on(bases.get(&name).unwrap_or(&Base::default()));
-        smokes.push(Smoke { name, file: readme.to_owned(), kind: Kind::Case(Box::new(case), text.clone()) });
-    }
-    Ok(smokes)
+        Smoke { name, file: readme.to_owned(), kind: Kind::Case(Box::new(case)) }
+    };
+    let cases = cases(&text).map(|(line, case)| case.with_context(|| format!("{}:{line}", path(readme))));
+    cases.map(|case| case.map(smoke)).collect()
 }
 
 /// A case of a README's text, if it is there; without the demo.
 pub(crate) fn case_in(text: &str, name: &str) -> Option<Case> {
-    let blocks = text.match_indices(BLOCK).filter_map(|(start, _)| block(text, start).ok());
-    blocks.into_iter().find(|(found, _)| found == name).map(|(_, case)| case)
+    cases(text).filter_map(|(_, case)| case.ok()).find(|(found, _)| found == name).map(|(_, case)| case)
 }
 
-/// The README with another output in place of a case's.
-pub(crate) fn with_output(text: &str, output: Range<usize>, pattern: &str) -> String {
-    format!("{}{}{}", &text[..output.start], pattern.replace("[ROOT]", CLONE), &text[output.end..])
+/// An expectation as README shows it.
+pub(crate) fn as_shown(pattern: &str) -> String {
+    pattern.replace("[ROOT]", CLONE)
+}
+
+/// The cases of a README's text, each with the number of its first line. A block that is fenced otherwise is a mistake,
+/// not a case that nobody runs.
+fn cases(text: &str) -> impl Iterator<Item = (usize, anyhow::Result<(String, Case)>)> {
+    let mut next = 0;
+    text.split_inclusive('\n').enumerate().filter_map(move |(index, line)| {
+        let start = next;
+        next += line.len();
+        let fenced = line.trim_start_matches([' ', '\t', '>']);
+        let info = fenced.trim_start_matches(['`', '~']);
+        let name = info.trim_start().strip_prefix("console").filter(|_| fenced.len() - info.len() >= 3)?;
+        (!name.trim().is_empty()).then(|| (index + 1, block(text, start)))
+    })
 }
 
 /// Reads the block at `start`.
@@ -67,10 +72,12 @@ fn block(text: &str, start: usize) -> anyhow::Result<(String, Case)> {
     let block = &text[start..];
     let end = block.find("\n```\n").context("the block does not end")? + 1;
     let (info, body) = block[..end].split_once('\n').context("the block is empty")?;
-    let (name, code) = match info[BLOCK.len()..].split(' ').collect::<Vec<&str>>()[..] {
-        [name] => (name, 0),
-        [name, "exit", code] => (name, code.parse::<i32>().map_err(|_| anyhow!("`{code}` is no exit code"))?),
-        _ => bail!("a case is written `console NAME` or `console NAME exit CODE`"),
+    let (name, code) = match info.split(' ').collect::<Vec<&str>>()[..] {
+        [BLOCK, name] if is_name(name) => (name, 0),
+        [BLOCK, name, "exit", code] if is_name(name) => {
+            (name, code.parse().map_err(|_| anyhow!("`{code}` is no exit code"))?)
+        }
+        _ => bail!("a case is written `{BLOCK} NAME` or `{BLOCK} NAME exit CODE`"),
     };
     let (command, shown) = body.split_once('\n').context("the block has no command")?;
     let command =
@@ -78,13 +85,12 @@ fn block(text: &str, start: usize) -> anyhow::Result<(String, Case)> {
     if command.contains(['"', '\'', '\\', '$', '|', '>', ';', '&']) {
         bail!("the command is not made of plain words");
     }
-    let shown_at = start + end - shown.len();
     // An example may be of a command that writes.
-    let mut case: Case = toml::from_str(&format!("args = []\nexpect = {{ exit = {code}, writes = true }}"))?;
+    let mut case: Case = toml::from_str("args = []\nexpect = { exit = 0, writes = true }")?;
     case.args = command.split_ascii_whitespace().map(str::to_owned).collect();
-    let mut expect = case.expect.into_inner();
-    expect.stdout.is = Some(Spanned::new(shown_at..start + end, shown.replace(CLONE, "[ROOT]")));
-    case.expect = Spanned::new(start..start, expect);
+    // Without a position: it cannot be rewritten.
+    case.expect.exit = Spanned::new(0..0, code);
+    case.expect.stdout.is = Some(Spanned::new(start + end - shown.len()..start + end, shown.replace(CLONE, "[ROOT]")));
     Ok((name.to_owned(), case))
 }
 
@@ -110,7 +116,7 @@ fn demo(checkout: &Path) -> anyhow::Result<Vec<(String, String)>> {
 
 fn read(file: &Path) -> anyhow::Result<String> {
     let bytes =
-        file::read(file, Links::Refuse, FILE_MAX_BYTES).with_context(|| format!("cannot read {}", path(file)))?;
+        file::read(file, Links::Refuse, CASE_MAX_BYTES).with_context(|| format!("cannot read {}", path(file)))?;
     String::from_utf8(bytes).map_err(|_| anyhow!("{} is not UTF-8 text", path(file)))
 }
 
@@ -119,19 +125,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_is_a_case_and_can_be_rewritten() {
+    fn a_block_is_a_case() {
         let text =
             "x\n```console held exit 1\n$ cargo xtask lock-status --config a\nlock: /home/you/clone/a\n[..]\n```\ny\n";
-        let (name, case) = block(text, 2).unwrap();
-        let expect = case.expect.get_ref();
-        let is = expect.stdout.is.as_ref().unwrap();
-        assert_eq!((&name[..], &case.args[..]), ("held", &["lock-status", "--config", "a"].map(str::to_owned)[..]));
+        let Case { args, expect, .. } = case_in(text, "held").unwrap();
+        let is = expect.stdout.is.unwrap();
+        assert_eq!(args, ["lock-status", "--config", "a"]);
         assert_eq!((*expect.exit.get_ref(), &is.get_ref()[..]), (1, "lock: [ROOT]/a\n[..]\n"));
-        let rewritten = with_output(text, is.span(), "new [ROOT]\n");
-        assert_eq!(
-            rewritten,
-            "x\n```console held exit 1\n$ cargo xtask lock-status --config a\nnew /home/you/clone\n```\ny\n"
-        );
+        assert_eq!(&text[is.span()], as_shown(is.get_ref()));
+        assert_eq!(cases("```console\n$ x\n```\nconsole a\n`console a`\n").count(), 0, "these are no cases");
     }
 
     #[test]
@@ -142,8 +144,13 @@ mod tests {
             "```console a b\n$ cargo xtask x\n```\n",
             "```console a exit x\n$ cargo xtask x\n```\n",
             "```console a\n$ cargo xtask x | y\n```\n",
+            "~~~console a\n$ cargo xtask x\n~~~\n",
+            "````console a\n$ cargo xtask x\n```\n",
+            "  ```console a\n  $ cargo xtask x\n  ```\n",
+            "> ``` console a\n$ cargo xtask x\n```\n",
+            "```console\ta\n$ cargo xtask x\n```\n",
         ] {
-            assert!(block(text, 0).is_err(), "{text}");
+            assert!(cases(text).all(|(_, case)| case.is_err()) && cases(text).count() == 1, "{text}");
         }
     }
 }

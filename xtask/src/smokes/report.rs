@@ -1,33 +1,19 @@
 //! Prints a run of the smokes from its events. Nothing else prints during a run.
 
 use crate::cli;
-use crate::config::Position;
 use crate::env::Env;
 use crate::output;
-use crate::smokes::smoke::{Kind, Outcome, Smoke, selection};
+use crate::smokes::smoke::{Outcome, Smoke, selection};
 use crate::text::{indented, shell_word};
 use crate::verdict::Verdict;
-use std::cmp::Reverse;
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// Number of slowest smokes shown.
-const SLOWEST_SHOWN: usize = 3;
-
-/// What happens during a run.
-pub(crate) enum Event<'a> {
-    Started(&'a Smoke),
-    Ended(&'a Smoke, Outcome, Duration),
-}
-
 /// Prints, and remembers how everything ended.
 pub(crate) struct Reporter<'a> {
     total: usize,
-    running: BTreeSet<&'a str>,
-    ended: Vec<(Duration, &'a str, Outcome)>,
-    is_watched: bool,
+    ended: Vec<Outcome>,
     /// The checkout, if GitHub shows marks on its files.
     annotated: Option<&'a Path>,
     options: &'a cli::Smokes,
@@ -35,22 +21,13 @@ pub(crate) struct Reporter<'a> {
 
 impl<'a> Reporter<'a> {
     pub(crate) fn new(options: &'a cli::Smokes, env: &Env, workspace: &'a Path, total: usize) -> Reporter<'a> {
-        let (annotated, is_watched) = (env.github.then_some(workspace), output::is_watched(env));
-        Reporter { total, running: BTreeSet::new(), ended: Vec::new(), is_watched, annotated, options }
+        Reporter { total, ended: Vec::new(), annotated: env.github.then_some(workspace), options }
     }
 
-    /// Prints what happened.
-    pub(crate) fn report(&mut self, event: Event<'a>) -> anyhow::Result<()> {
-        match event {
-            Event::Started(smoke) => _ = self.running.insert(&smoke.name),
-            Event::Ended(smoke, outcome, took) => {
-                self.running.remove(&smoke.name[..]);
-                self.hide_status();
-                output::print(&self.text(smoke, &outcome, took))?;
-                self.ended.push((took, &smoke.name, outcome));
-            }
-        }
-        self.show_status();
+    /// Prints how a smoke ended.
+    pub(crate) fn report(&mut self, (smoke, outcome, took): (&Smoke, Outcome, Duration)) -> anyhow::Result<()> {
+        output::print(&self.text(smoke, &outcome, took))?;
+        self.ended.push(outcome);
         Ok(())
     }
 
@@ -74,67 +51,40 @@ impl<'a> Reporter<'a> {
         format!("==> {name}\n{more}")
     }
 
-    fn count(&self, is_counted: fn(&Outcome) -> bool) -> usize {
-        self.ended.iter().filter(|(.., outcome)| is_counted(outcome)).count()
-    }
-
     /// Prints the summary.
-    pub(crate) fn verdict(mut self) -> anyhow::Result<Verdict> {
-        self.hide_status();
-        let failed = self.count(|outcome| matches!(outcome, Outcome::Failed(_)));
-        let left_out = match self.total - self.ended.len() {
-            0 => String::new(),
-            left => format!(" {left} smoke(s) were not run."),
-        };
+    pub(crate) fn verdict(self) -> anyhow::Result<Verdict> {
+        let count = |is_counted: fn(&Outcome) -> bool| self.ended.iter().filter(|outcome| is_counted(outcome)).count();
+        let failed = count(|outcome| matches!(outcome, Outcome::Failed(_)));
         if failed > 0 {
+            let left_out = match self.total - self.ended.len() {
+                0 => String::new(),
+                left => format!(" {left} smoke(s) were not run."),
+            };
             output::complain(&format!("ERROR: {failed} smoke(s) failed.{left_out}\n"));
             return Ok(Verdict::No);
         }
-        let skipped = self.count(|outcome| matches!(outcome, Outcome::Skipped(_)));
-        let expected = self.count(|outcome| matches!(outcome, Outcome::ExpectedFailure(_)));
-        let blessed = self.count(|outcome| *outcome == Outcome::Blessed);
+        let skipped = count(|outcome| matches!(outcome, Outcome::Skipped(_)));
+        let expected = count(|outcome| matches!(outcome, Outcome::ExpectedFailure(_)));
+        let blessed = count(|outcome| *outcome == Outcome::Blessed);
         let passed = self.ended.len() - skipped - expected;
         if passed == 0 {
             anyhow::bail!("no smoke ran and passed ({skipped} skipped)\nhint: `cargo xtask smokes --list` lists them");
         }
-        self.ended.retain(|(.., outcome)| !matches!(outcome, Outcome::Skipped(_)));
-        self.ended.sort_by_key(|(took, name, _)| Reverse((*took, *name)));
-        let slowest = self.ended.iter().map(|(took, name, _)| format!("{name} {} ms", took.as_millis()));
-        let mut text = format!("slowest: {}\n", slowest.take(SLOWEST_SHOWN).collect::<Vec<_>>().join(", "));
-        let counts = [(skipped, "skipped"), (expected, "failed as expected"), (blessed, "blessed")];
-        for (number, what) in counts.into_iter().filter(|(number, _)| *number > 0) {
-            _ = writeln!(text, "{number} smoke(s) {what}.");
+        let mut text = String::new();
+        for (number, what) in [(skipped, "skipped"), (expected, "failed as expected"), (blessed, "blessed")] {
+            if number > 0 {
+                _ = writeln!(text, "{number} smoke(s) {what}.");
+            }
         }
         output::print(&format!("{text}All {passed} smoke(s) passed.\n"))?;
         Ok(Verdict::Yes)
     }
 
-    /// Shows the progress of the run on a terminal.
-    fn show_status(&self) {
-        if self.is_watched && !self.running.is_empty() {
-            let running = self.running.iter().copied().collect::<Vec<_>>().join(", ");
-            let failed = self.count(|outcome| matches!(outcome, Outcome::Failed(_)));
-            let line = format!("{}/{} {failed} failed: {running}", self.ended.len(), self.total);
-            output::show_progress(Some(&line));
-        }
-    }
-
-    fn hide_status(&self) {
-        if self.is_watched {
-            output::show_progress(None);
-        }
-    }
-
     /// A workflow command that marks the case's file on GitHub.
     fn annotation(&self, smoke: &Smoke, problems: &[String]) -> Option<String> {
-        let line = match &smoke.kind {
-            Kind::Case(case, text) => Position::of(text.as_bytes(), case.expect.span().start).line,
-            Kind::Script => 1,
-        };
         let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
         let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
-        let file = smoke.file.strip_prefix(self.annotated?).unwrap_or(&smoke.file).to_string_lossy();
-        let (file, title) = (property(&file), property(&format!("smoke {}", smoke.name)));
-        Some(format!("::error file={file},line={line},title={title}::{}\n", data(&problems.join("\n"))))
+        let file = property(&smoke.file.strip_prefix(self.annotated?).unwrap_or(&smoke.file).to_string_lossy());
+        Some(format!("::error file={file},title=smoke {}::{}\n", property(&smoke.name), data(&problems.join("\n"))))
     }
 }

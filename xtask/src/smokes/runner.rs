@@ -2,13 +2,13 @@
 
 use crate::cli::Via;
 use crate::env::Env;
-use crate::smokes::bless::blessed;
-use crate::smokes::case::{Case, Expect, Original, StagePlan, Text, Unlinked};
-use crate::smokes::expect::{ADDED, check_text, decoded, excerpt, find_line, shown};
+use crate::smokes::bless::bless;
+use crate::smokes::case::{Case, Expect, Original, StagePlan, Unlinked};
+use crate::smokes::expect::{ADDED, check_text, excerpt, find_line, shown};
 use crate::smokes::holder::LiveHolder;
 use crate::smokes::names::Names;
 use crate::smokes::orphans::{self, Orphans};
-use crate::smokes::readme;
+use crate::smokes::pattern::lines;
 use crate::smokes::skip::{Skip, script_of};
 use crate::smokes::smoke::{Kind, Outcome, Setup, Smoke};
 use crate::smokes::stage::{self, COMPARED_MAX_BYTES, Stage, changes};
@@ -30,6 +30,9 @@ const SCRIPT_TIMEOUT: Duration = Duration::from_secs(600);
 /// The exit code of a script that means "skipped", as in automake's test protocol.
 const SKIPPED: i32 = 77;
 
+/// What is wrong with output of which only the beginning is known.
+const CUT: &str = "it printed more than 8 MiB, of which the rest was not looked at";
+
 /// How long a smoke may take.
 pub(crate) fn timeout(smoke: &Smoke) -> Duration {
     if matches!(smoke.kind, Kind::Script) { SCRIPT_TIMEOUT } else { CASE_TIMEOUT }
@@ -41,23 +44,20 @@ pub(crate) fn run(smoke: &Smoke, setup: &Setup, folder: &Path, orphans: &mut Orp
         return skip.outcome(smoke);
     }
     let result = Stage::new(folder, &setup.programs).and_then(|mut stage| {
-        let mut result = match &smoke.kind {
-            Kind::Case(case, text) => run_case(smoke, case, text, setup, &mut stage, orphans),
+        let mut outcome = match &smoke.kind {
+            Kind::Case(case) => run_case(smoke, case, setup, &mut stage, orphans),
             Kind::Script => run_script(smoke, setup, &stage, orphans),
         };
-        match &mut result {
-            Ok(Outcome::Failed(problems)) if setup.options.keep && matches!(smoke.kind, Kind::Case(..)) => {
+        // What it has started may still write there, if it could not be run to its end.
+        orphans.leaks(setup.cancel);
+        match &mut outcome {
+            Ok(Outcome::Failed(problems)) if setup.options.keep && matches!(smoke.kind, Kind::Case(_)) => {
                 problems.push(format!("its stage is kept: {}", stage.root.display()));
             }
-            Ok(Outcome::Failed(_)) => _ = stage::remove(&stage.root),
+            Ok(Outcome::Failed(_)) | Err(_) => _ = stage::remove(&stage.root),
             Ok(_) => stage::remove(&stage.root).context("cannot remove the stage")?,
-            Err(_) => {
-                // What it has started may still write there.
-                orphans.leaks(setup.cancel);
-                _ = stage::remove(&stage.root);
-            }
         }
-        result
+        outcome
     });
     result.unwrap_or_else(|error| match setup.cancel.is_caught() {
         true => Outcome::Cancelled,
@@ -68,7 +68,6 @@ pub(crate) fn run(smoke: &Smoke, setup: &Setup, folder: &Path, orphans: &mut Orp
 fn run_case(
     smoke: &Smoke,
     case: &Case,
-    text: &str,
     setup: &Setup,
     stage: &mut Stage,
     orphans: &mut Orphans,
@@ -81,45 +80,38 @@ fn run_case(
     let mut command = command(case, setup, stage)?;
     let snapshot = || stage.snapshot().context("cannot read the stage");
     let (before, known) = (snapshot()?, orphans::children());
-    let ran = child::run_and_look(&mut command, CASE_TIMEOUT, setup.cancel);
-    let (finished, left) = ran.context("cannot start the program")?;
+    let finished = child::run_alone(&mut command, CASE_TIMEOUT, setup.cancel).context("cannot start the program")?;
     orphans.settle(&known, setup.cancel);
-    let may_write = case.expect.get_ref().writes;
-    let changes = if may_write { Vec::new() } else { changes(&before, &snapshot()?) };
+    let changes = if case.expect.writes { Vec::new() } else { changes(&before, &snapshot()?) };
     let is_held = holder.as_ref().is_none_or(LiveHolder::is_running);
     drop(holder);
+    // No expectation can allow these.
     let mut others = orphans.leaks(setup.cancel);
-    others.extend(left.iter().map(|pid| format!("it left process {pid} of its group running, which was killed")));
     if finished.end == End::Cancelled {
         return Ok(Outcome::Cancelled);
     }
+    others.extend((!is_held).then(|| "the holder of the lock has ended".to_owned()));
+    others.extend(finished.is_cut.then(|| CUT.to_owned()));
+    others.extend(
+        (!changes.is_empty()).then(|| format!("the stage was changed:\n{}", excerpt(changes.join("\n").as_bytes()))),
+    );
     // Our own scripts must print everything.
     let is_original = setup.options.via == Via::Scripts && !setup.repo_root.join("scripts/xtask.sh").exists();
     let mut problems = mismatches(case, &finished, stage, if is_original { &ADDED } else { &[] })?;
-    // No expectation can allow these.
-    if !is_held {
-        others.push("the holder of the lock has ended".to_owned());
-    }
-    if finished.is_cut {
-        others.push("it printed more than 8 MiB, of which the rest was not looked at".to_owned());
-    }
-    if !changes.is_empty() {
-        others.push(format!("the stage was changed:\n{}", excerpt(&changes.join("\n"))));
-    }
     if let Some(original) = case.original.as_ref().filter(|_| is_original) {
         return against_original(original, case, &finished, &stage.names, problems);
     }
-    if problems.is_empty() && others.is_empty() {
-        return Ok(Outcome::Passed);
-    }
-    if setup.options.bless && others.is_empty() {
-        if bless(smoke, case, text, &finished, stage)? {
+    if setup.options.bless && others.is_empty() && !problems.is_empty() {
+        if bless(smoke, &finished, &stage.names, |case| Ok(mismatches(case, &finished, stage, &[])?.is_empty()))? {
             return Ok(Outcome::Blessed);
         }
-        problems.push("--bless cannot rewrite it: only `exit` and `is` are rewritten, up to 400 lines".to_owned());
+        problems.push(
+            "--bless cannot rewrite it: it rewrites `exit` and `is` where the file has them, up to 400 lines"
+                .to_owned(),
+        );
     }
     problems.extend(others);
-    Ok(Outcome::Failed(problems))
+    Ok(if problems.is_empty() { Outcome::Passed } else { Outcome::Failed(problems) })
 }
 
 /// Whether the original differs as the case says.
@@ -133,13 +125,13 @@ fn against_original(
     if problems.is_empty() {
         return Ok(Outcome::Failed(vec![format!("the original does as expected here, although `{}`", original.why)]));
     }
-    let exit = original.exit.unwrap_or(*case.expect.get_ref().exit.get_ref());
+    let exit = original.exit.unwrap_or(*case.expect.exit.get_ref());
     let mut is_as_said = match finished.end {
         End::Exited(status) => !original.hangs && status.code() == Some(exit),
         end => original.hangs && end == End::TimedOut,
     };
     if let Some(line) = &original.line {
-        let has_line = |output: &[u8]| find_line(line, names, &decoded(output)).map(|found| found.is_some());
+        let has_line = |output: &[u8]| Ok::<_, anyhow::Error>(find_line(line, names, output)?.is_some());
         is_as_said &= has_line(&finished.stdout)? || has_line(&finished.stderr)?;
     }
     if is_as_said {
@@ -187,54 +179,29 @@ fn link_scripts(stage: &Stage, repo_root: &Path) -> anyhow::Result<()> {
 
 /// How the result differs from the expectation, without the lines that are not asked for.
 fn mismatches(case: &Case, finished: &Finished, stage: &Stage, not_asked: &[&str]) -> anyhow::Result<Vec<String>> {
-    let Expect { exit, stdout, stderr, files, present, absent, .. } = case.expect.get_ref();
-    let mut problems = match finished.end {
-        End::Exited(status) if status.code() == Some(*exit.get_ref()) => Vec::new(),
-        End::Exited(status) => {
-            vec![format!("it ended with {} instead of {}", child::status_text(status), exit.get_ref())]
-        }
-        End::TimedOut => vec![format!("it was killed after {} s", CASE_TIMEOUT.as_secs())],
-        End::Cancelled => Vec::new(),
-    };
+    let Expect { exit, stdout, stderr, files, present, absent, .. } = &case.expect;
+    let (exit, mut problems) = (exit.get_ref(), Vec::new());
+    match finished.end {
+        End::Exited(status) if status.code() == Some(*exit) => {}
+        End::Exited(status) => problems.push(format!("it ended with {} instead of {exit}", child::status_text(status))),
+        _ => problems.push(format!("it was killed after {CASE_TIMEOUT:?}")),
+    }
     for (name, expect, bytes) in [("stdout", stdout, &finished.stdout), ("stderr", stderr, &finished.stderr)] {
-        problems.extend(check_text(name, expect, &stage.names, not_asked, &decoded(bytes))?);
+        problems.extend(check_text(name, expect, &stage.names, not_asked, bytes)?);
     }
     for (name, expect) in files {
-        match file::read(&stage.root.join(name.get_ref()), Links::Refuse, COMPARED_MAX_BYTES) {
-            Ok(bytes) => problems.extend(check_text(name.get_ref(), expect, &stage.names, &[], &decoded(&bytes))?),
-            Err(why) => problems.push(format!("{} cannot be read: {why}", name.get_ref())),
+        match file::read(&stage.root.join(name), Links::Refuse, COMPARED_MAX_BYTES) {
+            Ok(bytes) => problems.extend(check_text(name, expect, &stage.names, &[], &bytes)?),
+            Err(why) => problems.push(format!("{name} cannot be read: {why}")),
         }
     }
-    for (paths, exists, what) in [(present, true, "does not exist"), (absent, false, "still exists")] {
-        let is_wrong = |path: &&Text| match stage.root.join(path.get_ref()).symlink_metadata() {
-            Ok(_) => !exists,
-            Err(error) if error.kind() == ErrorKind::NotFound => exists,
-            // Nobody knows.
-            Err(_) => true,
-        };
-        let wrong = paths.iter().filter(is_wrong);
-        problems.extend(wrong.map(|path| format!("{} {what}", path.get_ref())));
-    }
+    let exists = |path: &str| stage.root.join(path).symlink_metadata().map_err(|error| error.kind());
+    let missing = present.iter().filter(|path| exists(path).is_err());
+    // What cannot be looked at may be there.
+    let left = absent.iter().filter(|path| !matches!(exists(path), Err(ErrorKind::NotFound)));
+    problems.extend(missing.map(|path| format!("{path} does not exist")));
+    problems.extend(left.map(|path| format!("{path} still exists")));
     Ok(problems)
-}
-
-/// Rewrites the case's expectation if it passes then.
-fn bless(smoke: &Smoke, case: &Case, text: &str, finished: &Finished, stage: &Stage) -> anyhow::Result<bool> {
-    let Some(rewritten) = blessed(text, case, finished, &stage.names, smoke.is_readme())? else { return Ok(false) };
-    let again = match smoke.is_readme() {
-        true => readme::case_in(&rewritten, &smoke.name),
-        false => toml::from_str(&rewritten).ok(),
-    };
-    let passes = match again {
-        Some(again) => mismatches(&again, finished, stage, &[])?.is_empty(),
-        None => false,
-    };
-    if passes {
-        let now = file::read(&smoke.file, Links::Follow, COMPARED_MAX_BYTES);
-        anyhow::ensure!(now.is_ok_and(|now| now == text.as_bytes()), "{} was changed meanwhile", smoke.file.display());
-        fs::write(&smoke.file, rewritten).with_context(|| format!("cannot write {}", smoke.file.display()))?;
-    }
-    Ok(passes)
 }
 
 /// Runs a script on an empty stage.
@@ -248,19 +215,16 @@ fn run_script(smoke: &Smoke, setup: &Setup, stage: &Stage, orphans: &mut Orphans
         .envs(Env::smoke_options());
     let finished = child::run(&mut command, SCRIPT_TIMEOUT, setup.cancel).context("cannot start bash")?;
     let mut problems = orphans.leaks(setup.cancel);
-    if finished.is_cut {
-        problems.push("it printed more than 8 MiB".to_owned());
-    }
-    let printed = [&finished.stdout, &finished.stderr].map(|bytes| decoded(bytes));
-    let why_skipped = printed[0].lines().next().and_then(|line| line.strip_prefix("SKIP:")).map(str::trim);
+    problems.extend(finished.is_cut.then(|| CUT.to_owned()));
+    let why_skipped = lines(&finished.stdout).next().and_then(|line| line.strip_prefix(b"SKIP:"));
     match finished.end {
         End::Cancelled => return Ok(Outcome::Cancelled),
-        End::TimedOut => problems.insert(0, format!("it was killed after {} s", SCRIPT_TIMEOUT.as_secs())),
+        End::TimedOut => problems.insert(0, format!("it was killed after {SCRIPT_TIMEOUT:?}")),
         End::Exited(status)
             if problems.is_empty()
                 && (status.code() == Some(SKIPPED) || (status.success() && why_skipped.is_some())) =>
         {
-            let why = shown(why_skipped.unwrap_or("exit code 77"));
+            let why = shown(why_skipped.unwrap_or(b"exit code 77").trim_ascii());
             return Ok(Skip::needed(why, smoke, setup.env, setup.options).outcome(smoke));
         }
         End::Exited(status) if status.success() => {}
@@ -269,7 +233,7 @@ fn run_script(smoke: &Smoke, setup: &Setup, stage: &Stage, orphans: &mut Orphans
     if problems.is_empty() {
         return Ok(Outcome::Passed);
     }
-    let printed = printed.iter().filter(|text| !text.is_empty());
+    let printed = [&finished.stdout, &finished.stderr].into_iter().filter(|text| !text.is_empty());
     problems.extend(printed.map(|text| format!("it printed:\n{}", excerpt(text))));
     Ok(Outcome::Failed(problems))
 }

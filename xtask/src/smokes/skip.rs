@@ -25,19 +25,19 @@ impl Skip {
                 return because("pass --include-vm to run");
             }
             Kind::Script => &["bash"],
-            Kind::Case(case, _) if case.sees_all && !(procfs::sees_every_process() && geteuid().is_root()) => {
+            Kind::Case(case) if case.sees_all && !(procfs::sees_every_process() && geteuid().is_root()) => {
                 return because("only root outside containers may inspect every process");
             }
-            Kind::Case(case, _) if case.proves_absence && !procfs::may_inspect_every_process() => {
+            Kind::Case(case) if case.proves_absence && !procfs::may_inspect_every_process() => {
                 return because("not every process can be inspected here");
             }
-            Kind::Case(..) if options.via == Via::Scripts && smoke.is_readme() => {
+            Kind::Case(_) if options.via == Via::Scripts && smoke.is_readme() => {
                 return because("README's examples are of this program");
             }
-            Kind::Case(case, _) if options.via == Via::Scripts && script_of(case).is_none() => {
+            Kind::Case(case) if options.via == Via::Scripts && script_of(case).is_none() => {
                 return because("there is no script for it, or it needs a bare PATH");
             }
-            Kind::Case(case, _) => case.stage.held()?.by.needs(),
+            Kind::Case(case) => case.stage.held()?.by.needs(),
         };
         let missing = needs.iter().find(|program| env.program(program).is_none())?;
         Some(Skip::needed(format!("no `{missing}` on PATH"), smoke, env, options))

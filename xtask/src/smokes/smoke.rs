@@ -17,9 +17,14 @@ pub(crate) struct Smoke {
 }
 
 pub(crate) enum Kind {
-    /// A case, and the text of its file.
-    Case(Box<Case>, String),
+    Case(Box<Case>),
     Script,
+}
+
+/// Whether this can be a smoke's name: it is no option, no pattern, and needs no quotes.
+pub(crate) fn is_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    name.bytes().all(is_plain) && name.starts_with(|first: char| first.is_ascii_alphanumeric())
 }
 
 impl Smoke {

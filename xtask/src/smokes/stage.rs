@@ -5,10 +5,10 @@ use crate::smokes::case::{LockPlan, StagePlan, Unlinked};
 use crate::smokes::names::Names;
 use crate::smokes::smoke::Setup;
 use crate::sys::child;
-use crate::sys::file::{self, Links, plain};
-use anyhow::{Context, anyhow};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, mkdirat, mknodat, open, openat2};
-use rustix::fs::{ftruncate, renameat, symlinkat, unlinkat};
+use crate::sys::file::{self, Links};
+use anyhow::Context;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, ftruncate, mkdirat, mknodat};
+use rustix::fs::{open, openat, openat2, renameat, symlinkat, unlinkat};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -57,37 +57,33 @@ impl Stage {
 
     /// Creates everything on the plan, except for a lock that is held.
     pub(crate) fn set(&self, plan: &StagePlan) -> anyhow::Result<()> {
-        for name in FOLDERS.into_iter().chain(plan.folders.iter().map(|name| &name.get_ref()[..])) {
-            self.at(name, make_folder)?;
+        for name in FOLDERS.into_iter().chain(plan.folders.iter().map(String::as_str)) {
+            self.make(name, make_folder)?;
         }
         for (name, text) in &plan.files {
-            self.write(name.get_ref(), text)?;
+            self.write(name, text)?;
         }
         for (name, target) in &plan.links {
             let target = self.names.fill(target)?;
-            self.at(name.get_ref(), |folder, name| symlinkat(&target, folder, name))?;
+            self.make(name, |folder, name| symlinkat(&target, folder, name))?;
         }
         for name in &plan.fifos {
-            self.at(name.get_ref(), |folder, name| mknodat(folder, name, FileType::Fifo, Mode::RWXU, 0))?;
+            self.make(name, |folder, name| mknodat(folder, name, FileType::Fifo, Mode::RWXU, 0))?;
         }
         for (name, size) in &plan.holes {
-            self.at(name.get_ref(), |folder, name| ftruncate(create(folder, name)?, *size))?;
+            self.make(name, |folder, name| ftruncate(create(folder, name)?, *size))?;
         }
         if let Some(LockPlan::Unheld { at, sidecar }) = &plan.lock {
-            self.write(at.get_ref(), "")?;
-            if let Some(sidecar) = sidecar {
-                self.write(&format!("{}.meta", at.get_ref()), sidecar)?;
-            }
+            self.write(at, "")?;
+            sidecar.iter().try_for_each(|sidecar| self.write(&format!("{at}.meta"), sidecar))?;
         }
         for (name, seconds) in &plan.times {
             let time = SystemTime::UNIX_EPOCH + Duration::from_secs(*seconds);
-            self.at(name.get_ref(), |folder, name| Ok(File::from(open_file(folder, name)?).set_modified(time)))?
-                .with_context(|| format!("cannot set the time of {}", name.get_ref()))?;
+            self.change(name, |path| File::options().write(true).open(path)?.set_modified(time))?;
         }
         // The deepest first: a folder may be closed by its mode.
         for (name, mode) in plan.modes.iter().rev() {
-            self.at(name.get_ref(), |folder, name| Ok(set_mode(folder, name, *mode)))?
-                .with_context(|| format!("cannot set the mode of {}", name.get_ref()))?;
+            self.change(name, |path| fs::set_permissions(path, Permissions::from_mode(*mode)))?;
         }
         Ok(())
     }
@@ -95,13 +91,12 @@ impl Stage {
     /// Writes a file, its placeholders filled in.
     pub(crate) fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
         let text = self.names.fill(text)?;
-        let write = |folder: BorrowedFd, name: &OsStr| Ok(File::from(create(folder, name)?).write_all(text.as_bytes()));
-        self.at(name, write)?.with_context(|| format!("cannot write {name}"))
+        self.make(name, |folder, name| File::from(create(folder, name)?).write_all(text.as_bytes()))
     }
 
     /// Links to a file elsewhere, in place of what is there.
     pub(crate) fn link(&self, name: &str, to: &Path) -> anyhow::Result<()> {
-        self.at(name, |folder, name| {
+        self.make(name, |folder, name| {
             _ = unlinkat(folder, name, AtFlags::empty());
             symlinkat(to, folder, name)
         })
@@ -109,9 +104,9 @@ impl Stage {
 
     /// Makes a lock file disappear from its path.
     pub(crate) fn unlink(&self, lock: &str, how: Unlinked) -> anyhow::Result<()> {
-        let delete = |path: &str| self.at(path, |folder, name| unlinkat(folder, name, AtFlags::empty()));
+        let delete = |path: &str| self.make(path, |folder, name| unlinkat(folder, name, AtFlags::empty()));
         match how {
-            Unlinked::Moved => self.at(lock, |folder, name| {
+            Unlinked::Moved => self.make(lock, |folder, name| {
                 renameat(folder, name, folder, [name, OsStr::new(".old")].into_iter().collect::<OsString>())
             }),
             Unlinked::Deleted => delete(lock),
@@ -120,27 +115,31 @@ impl Stage {
         }
     }
 
-    /// Acts on a name in a folder of the stage, which is created if needed.
-    pub(crate) fn at<T>(
+    /// Makes something with a name in a folder, which is created if needed.
+    fn make<E: Into<io::Error>>(
         &self,
         path: &str,
-        act: impl FnOnce(BorrowedFd, &OsStr) -> rustix::io::Result<T>,
-    ) -> anyhow::Result<T> {
-        let cannot = |errno: Errno| match errno {
-            Errno::LOOP => anyhow!("cannot create {path} on the stage: a link is in its path"),
-            other => anyhow!("cannot create {path} on the stage: {}", plain(&other.into())),
-        };
+        make: impl FnOnce(BorrowedFd, &OsStr) -> Result<(), E>,
+    ) -> anyhow::Result<()> {
         let parts: Vec<&OsStr> = Path::new(path).iter().collect();
-        let Some((name, parents)) = parts.split_last() else { return Err(anyhow!("an empty path on the stage")) };
-        let mut folder: Option<OwnedFd> = None;
-        for parent in parents {
-            let above = folder.as_ref().map_or(self.folder.as_fd(), AsFd::as_fd);
-            make_folder(above, parent).map_err(cannot)?;
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-            folder = Some(openat2(above, *parent, flags, Mode::empty(), beneath).map_err(cannot)?);
-        }
-        act(folder.as_ref().map_or(self.folder.as_fd(), AsFd::as_fd), name).map_err(cannot)
+        let made = parts.split_last().ok_or(Errno::INVAL.into()).and_then(|(name, parents)| {
+            let mut folder = self.folder.try_clone()?;
+            for parent in parents {
+                make_folder(folder.as_fd(), parent)?;
+                folder = open_beneath(&folder, parent, OFlags::PATH | OFlags::DIRECTORY)?;
+            }
+            make(folder.as_fd(), name).map_err(Into::into)
+        });
+        made.with_context(|| format!("cannot create {path} on the stage"))
+    }
+
+    /// Changes what is at a path, given another path that leads there without links.
+    fn change(&self, path: &str, change: impl FnOnce(&Path) -> io::Result<()>) -> anyhow::Result<()> {
+        let found = open_beneath(&self.folder, path.as_ref(), OFlags::PATH);
+        let changed = found
+            .map_err(Into::into)
+            .and_then(|found| change(&Path::new("/proc/self/fd").join(found.as_raw_fd().to_string())));
+        changed.with_context(|| format!("cannot change {path} on the stage"))
     }
 
     /// A command in a clean environment: nothing of the caller's may change what comes out. With a `setup` it finds the
@@ -207,6 +206,10 @@ fn open_up(folder: &Path) {
     }
 }
 
+fn open_beneath(folder: &OwnedFd, name: &OsStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    openat2(folder, name, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
+}
+
 fn make_folder(above: BorrowedFd, name: &OsStr) -> rustix::io::Result<()> {
     match mkdirat(above, name, Mode::from_raw_mode(0o777)) {
         Err(Errno::EXIST) => Ok(()),
@@ -217,19 +220,7 @@ fn make_folder(above: BorrowedFd, name: &OsStr) -> rustix::io::Result<()> {
 /// Creates or empties a file.
 fn create(folder: BorrowedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat2(folder, name, flags, Mode::from_raw_mode(0o600), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
-}
-
-fn open_file(folder: BorrowedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
-    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    openat2(folder, name, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty(), beneath)
-}
-
-fn set_mode(folder: BorrowedFd, name: &OsStr, mode: u32) -> io::Result<()> {
-    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let found = openat2(folder, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), beneath)?;
-    // Through `/proc`, as fchmod(2) refuses such a descriptor.
-    fs::set_permissions(format!("/proc/self/fd/{}", found.as_raw_fd()), Permissions::from_mode(mode))
+    openat(folder, name, flags, Mode::from_raw_mode(0o600))
 }
 
 /// The differences between two snapshots, a line each.

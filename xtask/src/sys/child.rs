@@ -102,13 +102,9 @@ pub(crate) fn run(command: &mut Command, timeout: Duration, cancel: &Signals) ->
     Running::start(command)?.finish(Instant::now() + timeout, cancel)
 }
 
-/// The same, and the other members of its group that still ran at its own end, before they were killed.
-pub(crate) fn run_and_look(
-    command: &mut Command,
-    timeout: Duration,
-    cancel: &Signals,
-) -> io::Result<(Finished, Vec<i32>)> {
-    Running::start(command)?.end(Instant::now() + timeout, cancel, Group::others)
+/// The same, but what the command leaves behind in its group is left alone, unless it had to be killed itself.
+pub(crate) fn run_alone(command: &mut Command, timeout: Duration, cancel: &Signals) -> io::Result<Finished> {
+    Running::start(command)?.end(Instant::now() + timeout, cancel, Group::release)
 }
 
 impl Running {
@@ -123,22 +119,20 @@ impl Running {
 
     /// Waits for its end, as [`run`] does.
     pub(crate) fn finish(self, until: Instant, cancel: &Signals) -> io::Result<Finished> {
-        Ok(self.end(until, cancel, |_| ())?.0)
+        self.end(until, cancel, Group::end)
     }
 
-    /// Waits, and looks at the group before it is killed, unless it had to be killed anyway.
-    fn end<T: Default>(
+    fn end(
         mut self,
         until: Instant,
         cancel: &Signals,
-        look: impl FnOnce(&Group) -> T,
-    ) -> io::Result<(Finished, T)> {
+        end: fn(&mut Group) -> io::Result<ExitStatus>,
+    ) -> io::Result<Finished> {
         let forced = watch(&self.group, &mut self.pipes, until, cancel)?;
-        let seen = if forced.is_none() { look(&self.group) } else { T::default() };
-        let status = self.group.end()?;
+        let status = if forced.is_none() { end(&mut self.group) } else { self.group.end() }?;
         let is_cut = self.pipes.iter().any(|pipe| pipe.is_cut);
         let [stdout, stderr] = self.pipes.map(|pipe| pipe.output);
-        Ok((Finished { end: forced.unwrap_or(End::Exited(status)), stdout, stderr, is_cut }, seen))
+        Ok(Finished { end: forced.unwrap_or(End::Exited(status)), stdout, stderr, is_cut })
     }
 }
 
@@ -191,9 +185,13 @@ impl Group {
     /// Kills only the leader; its children live on in the group.
     pub(crate) fn orphan(&mut self) -> io::Result<()> {
         self.leader.kill()?;
-        self.leader.wait()?;
+        self.release().map(drop)
+    }
+
+    /// Waits for the leader, and leaves the others alone.
+    fn release(&mut self) -> io::Result<ExitStatus> {
         self.is_reaped = true;
-        Ok(())
+        self.leader.wait()
     }
 
     /// Whether any member runs.
@@ -212,8 +210,7 @@ impl Group {
     /// Kills whatever is left of the group, and waits for the leader.
     pub(crate) fn end(&mut self) -> io::Result<ExitStatus> {
         self.kill();
-        self.is_reaped = true;
-        self.leader.wait()
+        self.release()
     }
 
     /// Kills every member. Panics in debug builds if the group is already empty: its number may have been reused.
