@@ -38,9 +38,12 @@ use std::time::{Duration, Instant};
 impl cli::Smokes {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
         let workspace = workspace(env);
-        // The process of a single smoke reads no other.
-        let only = self.on_stage.as_ref().and(self.filters.first()).map(|name| &name[..]);
-        let found = discover::discover(&workspace, only)?;
+        // For a single smoke no other is read: test runners ask for one at a time.
+        let found = match &self.filters[..] {
+            [name] => discover::discover(&workspace, Some(name))?,
+            _ => Vec::new(),
+        };
+        let found = if found.is_empty() { discover::discover(&workspace, None)? } else { found };
         let mut smokes = discover::chosen(found, &self.filters)?;
         if self.bin.is_some() {
             // Scripts choose the program themselves.

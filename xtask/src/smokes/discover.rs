@@ -166,7 +166,13 @@ mod tests {
         let shown = mistakes(&[("a.tmol", ""), ("sub/b.toml", ""), (".a.toml.swp", ""), ("programs/x.sh", "")]);
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(lines.len(), 3, "{shown}");
-        assert!(lines.contains(&"a.tmol: not a smoke: this folder is for files with plain names that end in `.toml`"), "{shown}");
-        assert!(lines.contains(&"sub: not a smoke: this folder is for files with plain names that end in `.toml`"), "{shown}");
+        assert!(
+            lines.contains(&"a.tmol: not a smoke: this folder is for files with plain names that end in `.toml`"),
+            "{shown}"
+        );
+        assert!(
+            lines.contains(&"sub: not a smoke: this folder is for files with plain names that end in `.toml`"),
+            "{shown}"
+        );
     }
 }

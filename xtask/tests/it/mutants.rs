@@ -74,7 +74,9 @@ fn passes(sandbox: &Sandbox, script: &str) -> bool {
     let mut writer = writer.spawn().unwrap();
     writer.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     assert!(writer.wait().unwrap().success());
-    let output = command(&sandbox.bin).args(["smokes", "--fail-fast", "--bin"]).arg(&mutant).output().unwrap();
+    let mut smokes = command(&sandbox.bin);
+    let output =
+        smokes.args(["smokes", "lock-status-", "handoff-held", "--fail-fast", "--bin"]).arg(&mutant).output().unwrap();
     match output.status.code() {
         Some(0) => true,
         Some(1) => false,
