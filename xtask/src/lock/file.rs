@@ -109,3 +109,50 @@ impl LockFile {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An empty file, as if it were on such a file system.
+    fn file_on(fs_type: &str) -> LockFile {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("lock"), "").unwrap();
+        let mut file = find(&folder.path().join("lock")).unwrap().unwrap();
+        file.mount.fs_type = fs_type.to_owned();
+        file
+    }
+
+    #[test]
+    fn the_file_system_says_where_the_locks_are() {
+        for (fs_type, locks, is_unique) in [
+            ("ext4", Locks::Local, true),
+            ("btrfs", Locks::Local, false),
+            ("overlay", Locks::Local, false),
+            ("nfs", Locks::Nfs, true),
+            ("nfs4", Locks::Nfs, true),
+            ("cifs", Locks::Smb, true),
+            ("smb3", Locks::Smb, true),
+            ("fuse.sshfs", Locks::Elsewhere, true),
+        ] {
+            let file = file_on(fs_type);
+            assert_eq!((file.locks(), has_unique_keys(&file.mount)), (locks, is_unique), "{fs_type}");
+            assert_eq!(has_local_locks(&file.mount), locks == Locks::Local, "{fs_type}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_is_no_longer_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = folder.path().join("lock");
+        assert!(find(&lock).unwrap().is_none());
+        std::fs::write(&lock, "").unwrap();
+        let file = find(&lock).unwrap().unwrap();
+        assert!(file.is_at(&lock) && file.irregular.is_none());
+        std::fs::rename(&lock, folder.path().join("aside")).unwrap();
+        assert!(!file.is_at(&lock));
+        std::fs::write(&lock, "").unwrap();
+        assert!(!file.is_at(&lock));
+        assert!(find(folder.path()).unwrap().unwrap().irregular.is_some());
+    }
+}

@@ -48,7 +48,7 @@ pub(crate) struct Scope {
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     /// The locks of the lock file.
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: HashSet<Entry>,
     /// The other files with a flock on the device, if the scope has one.
     pub(crate) others: HashSet<LockKey>,
     /// Nothing was missed. That proves something only in the initial PID namespace.
@@ -86,26 +86,26 @@ impl Table {
 
     /// Adds readings of `/proc/locks` in pieces of these sizes, until one was short: that came in one piece, and
     /// nothing can have been missed.
-    fn read_more(self, scope: &Scope, pieces_bytes: &[usize], until: Instant) -> io::Result<Table> {
-        let columns = scope.columns();
-        let mut entries: HashSet<Entry> = self.entries.into_iter().collect();
-        let (mut others, mut is_whole) = (self.others, false);
-        let mut take = |lines: &str| {
-            for entry in columns.iter().flat_map(|column| entries_with(lines, column)) {
-                match entry.key {
-                    Some(key) if scope.keys.contains(&key) => _ = entries.insert(entry),
-                    Some(key) if entry.lock_type == LockType::Flock && !entry.is_waiter => _ = others.insert(key),
-                    _ => {}
-                }
-            }
-        };
+    fn read_more(mut self, scope: &Scope, pieces_bytes: &[usize], until: Instant) -> io::Result<Table> {
+        self.is_whole = false;
         for &piece_bytes in pieces_bytes {
-            is_whole = read_table(piece_bytes, until, &mut take)?;
+            let is_whole = read_table(&open()?, piece_bytes, until, |lines| self.add(scope, lines))?;
             if is_whole {
-                break;
+                return Ok(Table { is_whole, ..self });
             }
         }
-        Ok(Table { entries: entries.into_iter().collect(), others, is_whole })
+        Ok(self)
+    }
+
+    /// Adds the lines that are in scope.
+    fn add(&mut self, scope: &Scope, lines: &str) {
+        for entry in scope.columns().iter().flat_map(|column| entries_with(lines, column)) {
+            match entry.key {
+                Some(key) if scope.keys.contains(&key) => _ = self.entries.insert(entry),
+                Some(key) if entry.lock_type == LockType::Flock && !entry.is_waiter => _ = self.others.insert(key),
+                _ => {}
+            }
+        }
     }
 
     /// Whether a lock keeps scrapes out.
@@ -132,10 +132,9 @@ impl Table {
     }
 }
 
-/// Reads the table in pieces of this size and gives whole lines to `take`. The result is whether it came in one
+/// Reads a table in pieces of this size and gives whole lines to `take`. The result is whether it came in one
 /// piece: beyond the end the kernel has to go through all lines at once, and would give those that were missed.
-fn read_table(piece_bytes: usize, until: Instant, mut take: impl FnMut(&str)) -> io::Result<bool> {
-    let file = open()?;
+fn read_table(file: &impl FileExt, piece_bytes: usize, until: Instant, mut take: impl FnMut(&str)) -> io::Result<bool> {
     let mut piece = vec![0; piece_bytes];
     let (mut lines, mut length) = (Vec::new(), 0);
     while let read @ 1.. = file.read_at(&mut piece, length as u64)? {
@@ -236,4 +235,99 @@ pub(crate) fn keys_on_server(file: &LockFile) -> io::Result<Vec<LockKey>> {
 fn pause(duration: Duration) {
     #[expect(clippy::disallowed_methods, reason = "nothing says when another process or host releases a lock")]
     std::thread::sleep(duration);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HELD: &str = "1: FLOCK  ADVISORY  WRITE 7 fe:00:10 0 EOF\n";
+    const SHARED: &str = "1: FLOCK  ADVISORY  READ 7 fe:00:10 0 EOF\n";
+    const WAITER: &str = "1: -> FLOCK  ADVISORY  WRITE 8 fe:00:10 0 EOF\n";
+    const FCNTL: &str = "2: POSIX  ADVISORY  WRITE 9 fe:00:10 0 EOF\n";
+    const FCNTL_WAITER: &str = "2: -> POSIX  ADVISORY  WRITE 9 fe:00:10 0 EOF\n";
+    const DELEGATION: &str = "3: DELEG  ACTIVE    READ 0 fe:00:10 0 EOF\n";
+    const OTHER: &str = "4: FLOCK  ADVISORY  WRITE 7 fe:00:11 0 EOF\n";
+    const OTHERS_WAITER: &str = "4: -> FLOCK  ADVISORY  WRITE 8 fe:00:12 0 EOF\n";
+    const OTHERS_FCNTL: &str = "5: POSIX  ADVISORY  WRITE 9 fe:00:13 0 EOF\n";
+    const ELSEWHERE: &str = "6: FLOCK  ADVISORY  WRITE 7 08:01:10 0 EOF\n";
+    const ALL: [&str; 10] =
+        [HELD, SHARED, WAITER, FCNTL, FCNTL_WAITER, DELEGATION, OTHER, OTHERS_WAITER, OTHERS_FCNTL, ELSEWHERE];
+
+    fn key(inode: u64) -> LockKey {
+        LockKey { major: 0xfe, minor: 0, inode }
+    }
+
+    fn table(lines: &[&str], device: Option<(u32, u32)>) -> Table {
+        let mut table = Table::default();
+        table.add(&Scope { keys: vec![key(10)], device, is_own: false }, &lines.concat());
+        table
+    }
+
+    #[test]
+    fn only_what_is_in_scope_is_kept() {
+        let narrow = table(&ALL, None);
+        assert_eq!((narrow.entries.len(), narrow.others.len()), (6, 0));
+        let wide = table(&ALL, Some((0xfe, 0)));
+        assert_eq!((wide.entries.len(), wide.others), (6, HashSet::from([key(11)])));
+    }
+
+    #[test]
+    fn what_a_table_says() {
+        let says = |lines: &[&str]| {
+            let table = table(lines, None);
+            (table.is_held(), table.has_flock(), table.has_fcntl_lock(), table.has_delegation(), table.waiters())
+        };
+        assert_eq!(says(&[OTHER, ELSEWHERE]), (false, false, false, false, 0));
+        assert_eq!(says(&[HELD, WAITER]), (true, true, false, false, 1));
+        assert_eq!(says(&[WAITER, FCNTL_WAITER]), (false, false, false, false, 2));
+        assert_eq!(says(&[FCNTL]), (true, false, true, false, 0));
+        assert_eq!(says(&[FCNTL, DELEGATION]), (true, false, true, true, 0));
+        assert_eq!(says(&[DELEGATION, FCNTL_WAITER]), (false, false, false, true, 1));
+    }
+
+    /// A reading of a file as the table: whether it is whole, and what was taken, piece by piece.
+    fn reading(text: &str, piece_bytes: usize) -> (bool, Vec<String>) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        let mut taken = Vec::new();
+        let is_whole = read_table(file.as_file(), piece_bytes, until, |lines| taken.push(lines.to_owned())).unwrap();
+        (is_whole, taken)
+    }
+
+    #[test]
+    fn a_table_that_comes_in_one_piece_is_whole() {
+        let line = "x".repeat(63) + "\n";
+        let [short, longer] = [32, 33].map(|lines| line.repeat(lines));
+        assert_eq!(short.len(), ONE_PIECE_MAX_BYTES);
+        assert_eq!(reading("", 4096), (true, Vec::new()));
+        assert_eq!(reading(&short, 4096), (true, vec![short.clone()]));
+        assert!(!reading(&longer, 4096).0, "it may have come in several");
+        assert!(!reading(&short, 1000).0, "it did");
+    }
+
+    #[test]
+    fn lines_are_never_split() {
+        let text = "1: a\n2: bcdefgh\n3: i\n";
+        for piece_bytes in 1..30 {
+            let (_, taken) = reading(text, piece_bytes);
+            assert_eq!(taken.concat(), text, "{piece_bytes}");
+            assert!(taken.iter().all(|lines| lines.is_empty() || lines.ends_with('\n')), "{taken:?}");
+        }
+    }
+
+    #[test]
+    fn a_table_that_takes_too_long_is_an_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), HELD).unwrap();
+        let past = Instant::now() - Duration::from_secs(1);
+        assert!(read_table(file.as_file(), 4096, past, |_| {}).is_err());
+    }
+
+    #[test]
+    fn a_server_is_asked_by_one_key_a_mount() {
+        let file = crate::lock::file::find(std::path::Path::new("/proc/self/exe")).unwrap().unwrap();
+        assert_eq!(keys_on_server(&file).unwrap(), [file.key]);
+    }
 }

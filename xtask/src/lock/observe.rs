@@ -310,3 +310,68 @@ impl Observation {
         recorded.writer == Writer::Running && has_others
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Notes, and what the lock is after them, of a lock that was seen like this on such a file system.
+    fn noted(lock: Lock, via: ObservedVia, sidecar: Option<&str>, options: &str) -> (Vec<&'static str>, Lock) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        std::fs::write(&path, "").unwrap();
+        if let Some(text) = sidecar {
+            std::fs::write(folder.path().join("lock.meta"), text).unwrap();
+        }
+        let mut file = file::find(&path).unwrap().unwrap();
+        if !options.is_empty() {
+            (file.mount.fs_type, file.mount.options) = ("nfs4".to_owned(), options.to_owned());
+        }
+        let mut seen = Observation::new(lock, via, Claim::read(&path), Walk::default());
+        seen.note_remote_locks(&file);
+        (seen.notes, seen.lock)
+    }
+
+    #[test]
+    fn how_it_was_seen_is_noted() {
+        let notes = |lock: Lock, via| noted(lock, via, None, "").0;
+        assert_eq!(notes(Lock::Held, ObservedVia::Server), ["the lock is held by another host"]);
+        assert_eq!(notes(Lock::NotHeld, ObservedVia::Server), [""; 0]);
+        assert_eq!(notes(Lock::Held, ObservedVia::ProcLocks), [""; 0]);
+        assert!(notes(Lock::NotHeld, ObservedVia::Probe)[0].contains("a shared lock was taken for a moment"));
+    }
+
+    #[test]
+    fn a_mount_that_keeps_locks_to_this_host_proves_nothing_about_others() {
+        let mine = format!("pid=99999999\nhost={}\n", crate::sys::procfs::host().unwrap());
+        let others = "pid=99999999\nhost=elsewhere\n";
+        for option in ["rw,local_lock=flock", "local_lock=all,rw", "rw,nolock,vers=3"] {
+            let lock = |lock: Lock, sidecar| {
+                let (notes, lock) = noted(lock, ObservedVia::ProcLocks, sidecar, option);
+                assert_eq!(notes, ["this NFS mount keeps its locks to this host: hosts do not exclude each other"]);
+                lock
+            };
+            assert_eq!(lock(Lock::NotHeld, None), Lock::NotHeld, "no scrape is recorded");
+            assert_eq!(lock(Lock::NotHeld, Some(&mine)), Lock::NotHeld);
+            assert!(matches!(lock(Lock::NotHeld, Some(others)), Lock::Unknown(_)));
+            assert!(matches!(lock(Lock::NotHeld, Some("pid=x\n")), Lock::Unknown(_)), "anybody's");
+            assert_eq!(lock(Lock::Held, Some(others)), Lock::Held);
+        }
+        let excludes = noted(Lock::NotHeld, ObservedVia::ProcLocks, Some(others), "rw,local_lock=none");
+        assert_eq!(excludes, (Vec::new(), Lock::NotHeld));
+    }
+
+    #[test]
+    fn only_a_file_that_may_be_lost_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let may_be_lost = |lock: Lock, is_conclusive| {
+            let walk = Walk { is_conclusive, ..Walk::default() };
+            Observation::new(lock, ObservedVia::Path, Claim::read(&path), walk).may_have_lost_its_file()
+        };
+        assert!(!may_be_lost(Lock::NoFile, false), "there is no sidecar");
+        std::fs::write(folder.path().join("lock.meta"), "pid=99999999\n").unwrap();
+        assert!(may_be_lost(Lock::NoFile, false));
+        assert!(!may_be_lost(Lock::NoFile, true) && !may_be_lost(Lock::NotHeld, false));
+    }
+}
