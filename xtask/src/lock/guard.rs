@@ -223,6 +223,14 @@ mod tests {
     use super::*;
     use crate::text::Foreign;
 
+    /// Takes a lock that nobody holds. A child that another test starts may have a copy of a closed descriptor until
+    /// it has become its program.
+    fn existing(lock: &Path) -> Guard {
+        let mut tries = std::iter::repeat_with(|| Guard::acquire_existing(lock)).take(10_000);
+        let taken = tries.find(|taken| !matches!(taken, Err(Refusal::Held)));
+        taken.unwrap_or(Err(Refusal::Held)).unwrap()
+    }
+
     #[test]
     fn a_taken_lock_is_refused_and_its_sidecar_goes_with_it() {
         let folder = tempfile::tempdir().unwrap();
@@ -247,9 +255,9 @@ mod tests {
         fs::write(sidecar_path(&lock), "pid=99999999\n").unwrap();
         guard.release().unwrap();
         assert!(sidecar_path(&lock).exists());
-        let guard = Guard::acquire_existing(&lock).unwrap();
+        let guard = existing(&lock);
         assert!(guard.reclaim(7).is_err(), "it names another pid");
-        Guard::acquire_existing(&lock).unwrap().reclaim(99_999_999).unwrap();
+        existing(&lock).reclaim(99_999_999).unwrap();
         assert!(!sidecar_path(&lock).exists() && lock.exists());
     }
 
@@ -258,5 +266,33 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let Err(Refusal::Failed(why)) = Guard::acquire(folder.path()) else { panic!("taken") };
         assert!(why.ends_with("is a folder, not a regular file"), "{why}");
+    }
+
+    #[test]
+    fn only_the_sidecar_that_was_seen_is_reclaimed() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = folder.path().join("lock");
+        fs::write(&lock, "").unwrap();
+        let reclaim = || {
+            let reclaimed = existing(&lock).reclaim(99_999_999);
+            reclaimed.map_err(|refusal| refusal.to_string())
+        };
+        assert_eq!(reclaim(), Ok(None), "there is none");
+        fs::create_dir(sidecar_path(&lock)).unwrap();
+        assert!(reclaim().unwrap_err().contains("changed in the meantime"), "it is no file");
+        fs::remove_dir(sidecar_path(&lock)).unwrap();
+        fs::write(sidecar_path(&lock), "pid=99999999\nhost=elsewhere\n").unwrap();
+        assert!(reclaim().unwrap_err().contains("changed in the meantime"), "it is another host's");
+        fs::write(sidecar_path(&lock), "pid=99999999\n").unwrap();
+        assert_eq!(reclaim(), Ok(Some(sidecar_path(&lock))));
+    }
+
+    #[test]
+    fn a_lock_that_is_not_there_is_not_made_where_none_is_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let Err(why) = Guard::acquire_existing(&folder.path().join("lock")) else { panic!("taken") };
+        assert!(why.to_string().starts_with("cannot open the lock file"), "{why}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(Refusal::Held.to_string(), "the lock is held");
     }
 }

@@ -297,4 +297,70 @@ mod tests {
         let wanted = Wanted::new(&real.join("link"), None, &Claim::None);
         assert_eq!((wanted.folder.clone(), &wanted.name[..]), (real.join("t"), OsStr::new("real")));
     }
+
+    fn claim(text: &str) -> Claim {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("lock.meta"), text).unwrap();
+        Claim::read(&folder.path().join("lock"))
+    }
+
+    #[test]
+    fn the_recorded_process_and_what_it_started_are_the_writers() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let parent = procfs::lineage(own).nth(1).unwrap();
+        let is_writers =
+            |text: &str, pid: i32| Wanted::new(Path::new("/nonexistent/lock"), None, &claim(text)).is_writers(pid);
+        assert!(is_writers(&format!("pid={parent}\n"), own) && is_writers(&format!("pid={parent}\n"), parent));
+        assert!(!is_writers(&format!("pid={own}\n"), parent) && !is_writers("pid=x\n", own));
+        assert!(is_writers("pid=1\n", 1) && !is_writers("pid=1\n", own), "everything comes from pid 1");
+        let recycled = format!("pid={parent}\nstarted=2001-01-01T00:00:00Z\n");
+        assert!(is_writers(&recycled, parent) && !is_writers(&recycled, own));
+        let elsewhere = format!("pid={parent}\nhost=elsewhere\n");
+        assert!(!is_writers(&elsewhere, parent));
+    }
+
+    #[test]
+    fn only_regular_files_that_may_have_gone_may_be_unlinked() {
+        let folder = tempfile::tempdir().unwrap();
+        let (lock, file) = (folder.path().join("lock"), folder.path().join("file"));
+        std::fs::write(&lock, "").unwrap();
+        std::fs::write(&file, "").unwrap();
+        let opened = openat(CWD, &file, OFlags::RDONLY, Mode::empty()).unwrap();
+        let current = crate::lock::file::find(&lock).unwrap();
+        let (none, some) = (Claim::None, claim("pid=99999999\n"));
+        let at = openat(CWD, folder.path(), OFlags::PATH, Mode::empty()).unwrap();
+        let own_fds = openat(CWD, "/proc/self/fd", OFlags::PATH, Mode::empty()).unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&opened).to_string();
+        let may_be = |file: Option<&LockFile>, claim: &Claim, folder: &std::os::fd::OwnedFd, name: &str| {
+            Wanted::new(&lock, file, claim).may_be_unlinked(folder.as_fd(), name).unwrap()
+        };
+        assert!(!may_be(current.as_ref(), &none, &at, "file"), "the lock file is there, and no sidecar");
+        assert!(may_be(current.as_ref(), &some, &at, "file") && may_be(None, &none, &at, "file"));
+        assert!(!may_be(None, &none, &at, "."), "a folder");
+        std::fs::remove_file(&file).unwrap();
+        assert!(may_be(current.as_ref(), &none, &own_fds, &fd), "a deleted file");
+    }
+
+    #[test]
+    fn only_a_missing_file_is_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        let there = |name: &str| stat_if_there(&folder.path().join(name), AtFlags::empty());
+        assert!(there("file").unwrap().is_some() && there("none").unwrap().is_none());
+        assert!(there("file/below").is_err());
+    }
+
+    #[test]
+    fn mounts_are_told_apart() {
+        let id = |path: &str| mount_id(CWD, path).unwrap();
+        assert!(id("/proc").is_some() && id("/proc") == id("/proc/self") && id("/proc") != id("/"));
+    }
+
+    #[test]
+    fn what_is_open_here_is_found() {
+        let [open, closed] = [(); 2].map(|()| tempfile::NamedTempFile::new().unwrap());
+        let closed = closed.into_temp_path();
+        let id = |path: &Path| stat_id(CWD, path, AtFlags::empty()).unwrap();
+        assert!(is_open_above(id(open.path())) && !is_open_above(id(&closed)));
+    }
 }
