@@ -7,6 +7,7 @@ mod discover;
 mod expect;
 mod holder;
 mod names;
+mod original;
 mod orphans;
 mod pattern;
 mod readme;

@@ -3,19 +3,18 @@
 use crate::cli::Via;
 use crate::env::Env;
 use crate::smokes::bless::bless;
-use crate::smokes::case::{Case, Expect, Original, StagePlan, Unlinked};
-use crate::smokes::expect::{ADDED, check_text, excerpt, find_line, shown};
+use crate::smokes::case::{Case, Expect, StagePlan};
+use crate::smokes::expect::{check_text, excerpt, shown};
 use crate::smokes::holder::LiveHolder;
-use crate::smokes::names::Names;
+use crate::smokes::original::{ADDED, against_original, link_scripts, script_of};
 use crate::smokes::orphans::{self, Orphans};
 use crate::smokes::pattern::lines;
-use crate::smokes::skip::{Skip, script_of};
+use crate::smokes::skip::Skip;
 use crate::smokes::smoke::{Kind, Outcome, Setup, Smoke};
 use crate::smokes::stage::{self, COMPARED_MAX_BYTES, Stage, changes};
 use crate::sys::child::{self, End, Finished};
 use crate::sys::file::{self, Links};
 use anyhow::Context;
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
@@ -114,33 +113,6 @@ fn run_case(
     Ok(if problems.is_empty() { Outcome::Passed } else { Outcome::Failed(problems) })
 }
 
-/// Whether the original differs as the case says.
-fn against_original(
-    original: &Original,
-    case: &Case,
-    finished: &Finished,
-    names: &Names,
-    mut problems: Vec<String>,
-) -> anyhow::Result<Outcome> {
-    if problems.is_empty() {
-        return Ok(Outcome::Failed(vec![format!("the original does as expected here, although `{}`", original.why)]));
-    }
-    let exit = original.exit.unwrap_or(*case.expect.exit.get_ref());
-    let mut is_as_said = match finished.end {
-        End::Exited(status) => !original.hangs && status.code() == Some(exit),
-        end => original.hangs && end == End::TimedOut,
-    };
-    if let Some(line) = &original.line {
-        let has_line = |output: &[u8]| Ok::<_, anyhow::Error>(find_line(line, names, output)?.is_some());
-        is_as_said &= has_line(&finished.stdout)? || has_line(&finished.stderr)?;
-    }
-    if is_as_said {
-        return Ok(Outcome::ExpectedFailure(original.why.clone()));
-    }
-    problems.insert(0, format!("the original does not differ as said: `{}`", original.why));
-    Ok(Outcome::Failed(problems))
-}
-
 /// What the case runs, with its arguments and environment.
 fn command(case: &Case, setup: &Setup, stage: &Stage) -> anyhow::Result<Command> {
     let script = script_of(case).filter(|_| setup.options.via == Via::Scripts);
@@ -157,24 +129,6 @@ fn command(case: &Case, setup: &Setup, stage: &Stage) -> anyhow::Result<Command>
         command.env(name, stage.names.fill(value)?);
     }
     Ok(command)
-}
-
-/// Puts the scripts of a checkout on the stage, where they find each other, except the one that searches this machine for
-/// tokens. They need the real jq.
-fn link_scripts(stage: &Stage, repo_root: &Path) -> anyhow::Result<()> {
-    if stage.root.join("bin/jq").exists() {
-        stage.unlink("bin/jq", Unlinked::Deleted)?;
-    }
-    for folder in ["scripts", "scripts/lib"] {
-        for entry in fs::read_dir(repo_root.join(folder)).into_iter().flatten() {
-            let script = entry.context("cannot read the scripts")?.path();
-            let name = script.file_name().unwrap_or_default().to_string_lossy();
-            if script.is_file() && name != "discover-discord-token.sh" {
-                stage.link(&format!("repo/{folder}/{name}"), &script)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// How the result differs from the expectation, without the lines that are not asked for.

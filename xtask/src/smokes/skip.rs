@@ -2,7 +2,7 @@
 
 use crate::cli::{self, Via};
 use crate::env::Env;
-use crate::smokes::case::Case;
+use crate::smokes::original::script_of;
 use crate::smokes::smoke::{Kind, Outcome, Smoke};
 use crate::sys::procfs;
 use rustix::process::geteuid;
@@ -54,16 +54,5 @@ impl Skip {
             true => Outcome::Failed(vec![format!("{}\nhint: install it, or --allow-skip {}", self.why, smoke.name)]),
             false => Outcome::Skipped(self.why),
         }
-    }
-}
-
-/// The script that does what the case's command does.
-pub(crate) fn script_of(case: &Case) -> Option<&'static str> {
-    match &case.args.first()?[..] {
-        _ if case.bare_path => None,
-        "lock-status" => Some("scrape-lock-status.sh"),
-        "handoff" => Some("operator-handoff.sh"),
-        "verify-ready" => Some("verify-operator-ready.sh"),
-        _ => None,
     }
 }
