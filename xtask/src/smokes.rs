@@ -1,10 +1,10 @@
 //! `smokes`: the offline end-to-end suite. The cases are in `fixtures/smokes`, scripts in `scripts/tests`.
 
-mod alone;
 mod bless;
 mod case;
 mod discover;
 mod expect;
+mod guardian;
 mod holder;
 mod names;
 mod original;
@@ -24,123 +24,127 @@ use crate::sys::signals::Signals;
 use crate::target::{repo_root, workspace};
 use crate::text::path;
 use crate::verdict::Verdict;
-use anyhow::{Context, bail};
-use report::Reporter;
-use skip::Skip;
+use anyhow::{Context, anyhow, bail};
 use smoke::{Kind, Outcome, Setup, Smoke};
 use std::iter;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 impl cli::Smokes {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
-        let workspace = workspace(env);
-        // For a single smoke no other is read: test runners ask for one at a time.
-        let found = match &self.filters[..] {
-            [name] => discover::discover(&workspace, Some(name))?,
-            _ => Vec::new(),
-        };
-        let found = if found.is_empty() { discover::discover(&workspace, None)? } else { found };
-        let mut smokes = discover::chosen(found, &self.filters)?;
+        let workspace = std::path::absolute(workspace(env)).context("cannot find the checkout")?;
+        let mut smokes = discover::discover(&workspace, &self.filters)?;
         if self.bin.is_some() {
             // Scripts choose the program themselves.
             smokes.retain(|smoke| matches!(smoke.kind, Kind::Case(_)));
         }
-        if self.list {
-            output::print(&list(&smokes, env, &self)?)?;
-            return Ok(Verdict::Yes);
-        }
         if self.bless && env.ci {
             bail!("--bless is refused where CI is set\nhint: bless at home, look at the difference, commit it");
         }
-        let own = std::env::current_exe().context("cannot find this program's file")?;
         let cancel = Signals::catch_requests_to_end().context("cannot catch signals")?;
+        let xtask = std::env::current_exe().context("cannot find this program's file")?;
+        let bin = self.bin.as_ref().unwrap_or(&xtask);
         let setup = Setup {
             options: &self,
             env,
-            bin: self.bin.as_ref().map_or_else(|| Ok(own.clone()), |bin| program_under_test(bin))?,
-            own,
+            bin: bin.canonicalize().with_context(|| format!("cannot find the program to test, `{}`", path(bin)))?,
+            xtask,
             programs: workspace.join("fixtures/smokes/programs"),
             repo_root: repo_root(env),
             cancel: &cancel,
-            left: Mutex::default(),
+            stages_left: Mutex::default(),
         };
-        if let (Some(folder), Some(smoke)) = (&self.on_stage, smokes.first()) {
-            output::print(&output::json(&alone::run(smoke, &setup, folder)?)?)?;
+        if self.list {
+            output::print(&list(&smokes, &setup)?)?;
             return Ok(Verdict::Yes);
         }
-        // Without one no smoke can run, and none of them has failed.
+        if let Some(folder) = &self.on_stage {
+            let is_named = |smoke: &&Smoke| self.filters.contains(&smoke.name);
+            let smoke = smokes.iter().find(is_named).context("there is no such smoke any more")?;
+            output::print(&output::json(&guardian::run(smoke, &setup, folder)?)?)?;
+            return Ok(Verdict::Yes);
+        }
+        // Exit 2, not 1: nothing can run without it.
         drop(tempfile::tempdir().context("cannot create folders for the stages: does TMPDIR name a folder?")?);
-        orphans::adopt().context("cannot become the parent of orphans")?;
-        let mut reporter = Reporter::new(&self, env, &workspace, smokes.len());
-        let result = run_all(&smokes, &setup, &mut reporter);
-        alone::clean_up(&setup)?;
-        result?;
+        let known = orphans::children();
+        let _adopted = orphans::adopt()?;
+        let ended = run_all(&smokes, &setup, &workspace);
+        // What the smokes whose processes were killed have left.
+        orphans::settle(&known, &cancel);
+        for folder in setup.stages_left.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            stage::remove(folder).with_context(|| format!("cannot remove the stage {}", path(folder)))?;
+        }
+        let ended = ended?;
         if cancel.is_caught() {
             bail!("interrupted; the holders were ended and the stages removed");
         }
-        reporter.verdict()
+        report::verdict(&ended, smokes.len())
     }
 }
 
-/// The program that `--bin` names.
-fn program_under_test(bin: &Path) -> anyhow::Result<PathBuf> {
-    bin.canonicalize().with_context(|| format!("cannot find the program to test, `{}`", path(bin)))
-}
-
-fn list(smokes: &[Smoke], env: &Env, options: &cli::Smokes) -> anyhow::Result<String> {
+fn list(smokes: &[Smoke], setup: &Setup) -> anyhow::Result<String> {
     #[derive(serde::Serialize)]
     struct Listed<'a> {
         name: &'a str,
         file: &'a Path,
         skip: Option<String>,
     }
-    if options.format == Format::Text {
+    if setup.options.format == Format::Text {
         return Ok(smokes.iter().map(|smoke| format!("{}\n", smoke.name)).collect());
     }
     let listed = smokes.iter().map(|smoke| Listed {
         name: &smoke.name,
         file: &smoke.file,
-        // A skip that is a failure is not listed: the smoke is run, and fails.
-        skip: Skip::of(smoke, env, options).filter(|skip| !skip.is_failure).map(|skip| skip.why),
+        skip: match skip::instead(smoke, setup) {
+            Some(Outcome::Skipped(why)) => Some(why),
+            // What lacks something that CI is to have is run, and fails.
+            _ => None,
+        },
     });
     output::json(&listed.collect::<Vec<_>>())
 }
 
 /// Runs several cases at once, and beside them the scripts one by one: a script expects to be the only one. So do
-/// README's examples, which share a file when they are rewritten.
-fn run_all<'s>(smokes: &'s [Smoke], setup: &Setup, reporter: &mut Reporter) -> anyhow::Result<()> {
+/// README's examples, which share a file when they are rewritten. Prints how each ended.
+fn run_all(smokes: &[Smoke], setup: &Setup, workspace: &Path) -> anyhow::Result<Vec<Outcome>> {
     let (scripts, cases): (Vec<&Smoke>, Vec<&Smoke>) =
         smokes.iter().partition(|smoke| matches!(smoke.kind, Kind::Script) || smoke.is_readme());
     let cases = Mutex::new(cases.into_iter());
-    let has_failed = AtomicBool::new(false);
-    let is_over = || setup.cancel.is_caught() || (setup.options.fail_fast && has_failed.load(Ordering::Relaxed));
-    let (events, happened) = mpsc::channel();
-    let work = |scripts: &[&'s Smoke], events: Sender<(&'s Smoke, Outcome, Duration)>| {
+    let ended = Mutex::new(Vec::new());
+    let is_over = AtomicBool::new(false);
+    let work = |scripts: &[&Smoke]| -> anyhow::Result<()> {
         let cases = iter::from_fn(|| cases.lock().ok()?.next());
-        for smoke in scripts.iter().copied().chain(cases).take_while(|_| !is_over()) {
+        for smoke in scripts.iter().copied().chain(cases) {
+            if is_over.load(Ordering::Relaxed) {
+                break;
+            }
             let started = Instant::now();
             let outcome = repeated(smoke, setup);
-            has_failed.fetch_or(matches!(outcome, Outcome::Failed(_)), Ordering::Relaxed);
-            _ = events.send((smoke, outcome, started.elapsed()));
+            let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_failure = matches!(outcome, Outcome::Failed(_)) && setup.options.fail_fast;
+            is_over.fetch_or(is_failure || setup.cancel.is_caught(), Ordering::Relaxed);
+            if setup.cancel.is_caught() {
+                break;
+            }
+            let annotated = setup.env.github.then_some(workspace);
+            let text = report::text(smoke, &outcome, started.elapsed(), setup.options, annotated);
+            ended.push(outcome);
+            output::print(&text).inspect_err(|_| is_over.store(true, Ordering::Relaxed))?;
         }
+        Ok(())
     };
-    let processors = || thread::available_parallelism().map_or(1, |number| number.get());
-    let jobs = setup.options.jobs.map_or_else(processors, |jobs| jobs.0);
+    let jobs = setup.options.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), |jobs| jobs.0);
     thread::scope(|scope| {
-        for job in 0..jobs.min(smokes.len()) {
-            // The scripts come first, as they take longest.
-            let (scripts, events) = (if job == 0 { &scripts[..] } else { &[] }, events.clone());
-            let work = &work;
-            scope.spawn(move || work(scripts, events));
-        }
-        drop(events);
-        happened.into_iter().try_for_each(|event| reporter.report(event))
-    })
+        // The scripts come first, as they take longest.
+        let shares = iter::once(&scripts[..]).chain(iter::repeat(&[][..])).take(jobs.min(smokes.len()));
+        let workers: Vec<_> = shares.map(|scripts| scope.spawn(|| work(scripts))).collect();
+        let panicked = |_| Err(anyhow!("a thread panicked"));
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(panicked))
+    })?;
+    Ok(ended.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Runs a smoke as often as asked for. One that passes only sometimes has failed.
@@ -148,8 +152,7 @@ fn repeated(smoke: &Smoke, setup: &Setup) -> Outcome {
     let runs = setup.options.repeat.0;
     let (mut failures, mut first_problems) = (0, None);
     for _ in 0..runs {
-        let could_not = |error| Outcome::Failed(vec![format!("it could not be run: {error:#}")]);
-        match alone::start(smoke, setup).unwrap_or_else(could_not) {
+        match guardian::start(smoke, setup).unwrap_or_else(|error| Outcome::Failed(vec![format!("{error:#}")])) {
             Outcome::Passed => {}
             Outcome::Failed(problems) => {
                 failures += 1;
@@ -160,7 +163,7 @@ fn repeated(smoke: &Smoke, setup: &Setup) -> Outcome {
             _ => {}
         }
         if setup.cancel.is_caught() {
-            return Outcome::Cancelled;
+            break;
         }
     }
     let Some(mut problems) = first_problems else { return Outcome::Passed };

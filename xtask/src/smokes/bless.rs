@@ -1,15 +1,17 @@
 //! `--bless`: rewrites a case's expectation in its file. Comments, layout and wildcards that match stay.
 
-use crate::smokes::case::{CASE_MAX_BYTES, Case};
+use crate::smokes::case::{Case, read_text};
 use crate::smokes::expect::realigned;
 use crate::smokes::names::Names;
 use crate::smokes::readme;
 use crate::smokes::smoke::Smoke;
 use crate::sys::child::{End, Finished};
-use crate::sys::file::{self, Links};
+use crate::text::path;
 use anyhow::Context;
 use std::fs;
+use std::io::{self, Write};
 use std::ops::Range;
+use std::path::Path;
 
 /// Rewrites the file of a smoke if the smoke passes then. Only what the file has, whole values of `exit` and `is`, is
 /// rewritten; false if that is not enough.
@@ -25,15 +27,26 @@ pub(crate) fn bless(
     };
     let write = if smoke.is_readme() { readme::as_shown } else { literal };
     // As it is now: somebody may be editing it.
-    let text = String::from_utf8(file::read(&smoke.file, Links::Follow, CASE_MAX_BYTES)?)?;
+    let text = read_text(&smoke.file)?;
     let Some(case) = parse(&text) else { return Ok(false) };
     let Some(rewritten) = rewritten(&text, &case, finished, names, write)? else { return Ok(false) };
     let Some(again) = parse(&rewritten) else { return Ok(false) };
     let passes = passes(&again)?;
     if passes {
-        fs::write(&smoke.file, rewritten).with_context(|| format!("cannot write {}", smoke.file.display()))?;
+        replace(&smoke.file, &rewritten).with_context(|| format!("cannot write {}", path(&smoke.file)))?;
     }
     Ok(passes)
+}
+
+/// Puts a text in place of a file's: the old one or the new one is there at any time.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let path = path.canonicalize()?;
+    let mut new = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(&path))?;
+    new.write_all(text.as_bytes())?;
+    new.as_file().set_permissions(fs::metadata(&path)?.permissions())?;
+    new.as_file().sync_all()?;
+    new.persist(&path)?;
+    Ok(())
 }
 
 /// A file's text with what the program printed in place of what it expects.
@@ -54,7 +67,7 @@ fn rewritten(
     for (expect, bytes) in [(&case.expect.stdout, &finished.stdout), (&case.expect.stderr, &finished.stderr)] {
         let Some(is) = &expect.is else { continue };
         let Some(pattern) = realigned(is.get_ref(), bytes, names)? else { return Ok(None) };
-        changes.push((is.span(), write(&pattern)));
+        changes.extend((pattern != *is.get_ref()).then(|| (is.span(), write(&pattern))));
     }
     changes.sort_by_key(|(span, _)| span.start);
     let mut rewritten = file.to_owned();

@@ -1,13 +1,16 @@
 //! The format of case files. The enums are externally tagged: with serde's other representations errors lose their
 //! positions.
 
+use crate::sys::file::{self, Links};
+use crate::text;
+use anyhow::anyhow;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 use toml::Spanned;
 
-/// Maximum size of a case file, of README.md, and of a file of the demo.
-pub(crate) const CASE_MAX_BYTES: u64 = 1 << 20;
+/// Maximum size of a file that is read for a smoke.
+const TEXT_MAX_BYTES: u64 = 1 << 20;
 
 /// The base of a case that names none.
 pub(crate) const DEFAULT_BASE: &str = "default";
@@ -38,7 +41,7 @@ pub(crate) struct Case {
 }
 
 /// How the shell original differs from what a case expects.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Original {
     /// Its exit code, if that differs.
@@ -46,7 +49,7 @@ pub(crate) struct Original {
     /// It does not end.
     #[serde(default)]
     pub(crate) hangs: bool,
-    /// A line of its output, with `[..]`, which replaces the expectation.
+    /// A line of its output, with `[..]`.
     pub(crate) line: Option<String>,
     /// Why ours differs.
     pub(crate) why: String,
@@ -62,30 +65,30 @@ pub(crate) struct Base {
 
 /// What is on the stage besides the empty folders `archive`, `bin`, `home` and `tmp`. Paths are relative to its root.
 /// Files have mode 0600.
-#[derive(Debug, Default, Clone, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct StagePlan {
     /// The base to which this is added, by default [`DEFAULT_BASE`].
     pub(crate) base: Option<String>,
     /// Paths of the base that are left out, with everything below them.
     without: Vec<String>,
-    pub(crate) folders: Vec<String>,
     /// Path and content.
     pub(crate) files: BTreeMap<String, String>,
     /// Path and target.
     pub(crate) links: BTreeMap<String, String>,
     pub(crate) fifos: Vec<String>,
+    pub(crate) folders: Vec<String>,
     /// Path and permissions, such as `0o644`; set last.
     pub(crate) modes: BTreeMap<String, u32>,
     /// Path and time of the last write, in seconds since 1970.
-    pub(crate) times: BTreeMap<String, u64>,
+    pub(crate) times: BTreeMap<String, i64>,
     /// Path and size, in bytes, of sparse files without data.
     pub(crate) holes: BTreeMap<String, u64>,
     pub(crate) lock: Option<LockPlan>,
 }
 
 /// The state of the lock.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) enum LockPlan {
     /// The lock file exists, perhaps with a sidecar of this content, and nobody holds it.
@@ -98,7 +101,7 @@ pub(crate) enum LockPlan {
     Held(HeldPlan),
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct HeldPlan {
     #[serde(default = "default_lock")]
@@ -125,7 +128,7 @@ pub(crate) enum Unlinked {
 }
 
 /// Who holds the lock: each looks different to the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum HolderKind {
     /// util-linux's `flock LOCK COMMAND`; writes no sidecar.
@@ -173,30 +176,41 @@ pub(crate) struct TextExpect {
     pub(crate) lacks: Vec<String>,
 }
 
+/// The text of a case file, of README.md, or of a file of the demo.
+pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
+    let cannot = |why: String| anyhow!("{}: {why}", text::path(path));
+    let bytes = file::read(path, Links::Follow, TEXT_MAX_BYTES).map_err(|error| cannot(error.to_string()))?;
+    String::from_utf8(bytes).map_err(|_| cannot("it is not UTF-8 text".to_owned()))
+}
+
 impl Case {
     /// The case with what it inherits from its base.
-    pub(crate) fn on(self, base: &Base) -> Case {
-        let mut env = base.env.clone();
-        env.extend(self.env);
-        let (mut stage, own) = (base.stage.clone(), self.stage);
-        let stays = |name: &String| !own.without.iter().any(|path| Path::new(name).starts_with(path));
-        stage.folders.retain(stays);
-        stage.fifos.retain(stays);
-        stage.files.retain(|name, _| stays(name));
-        stage.links.retain(|name, _| stays(name));
-        stage.modes.retain(|name, _| stays(name));
-        stage.holes.retain(|name, _| stays(name));
-        stage.times.retain(|name, _| stays(name));
-        stage.folders.extend(own.folders);
-        stage.fifos.extend(own.fifos);
-        stage.files.extend(own.files);
-        stage.links.extend(own.links);
-        stage.modes.extend(own.modes);
-        stage.holes.extend(own.holes);
-        stage.times.extend(own.times);
-        stage.lock = own.lock.or(stage.lock);
-        Case { env, stage, ..self }
+    pub(crate) fn on(mut self, base: Base) -> Case {
+        let StagePlan { fifos, folders, files, links, modes, times, holes, lock, .. } = base.stage;
+        let own = &mut self.stage;
+        let left_out = &own.without;
+        own.fifos.extend(fifos.into_iter().filter(|name| !is_below(name, left_out)));
+        own.folders.extend(folders.into_iter().filter(|name| !is_below(name, left_out)));
+        inherit(&mut own.files, files, left_out);
+        inherit(&mut own.links, links, left_out);
+        inherit(&mut own.modes, modes, left_out);
+        inherit(&mut own.times, times, left_out);
+        inherit(&mut own.holes, holes, left_out);
+        inherit(&mut self.env, base.env, &[]);
+        own.lock = own.lock.take().or(lock);
+        self
     }
+}
+
+/// Adds what a base has, except what has a value already or is left out.
+fn inherit<T>(own: &mut BTreeMap<String, T>, base: BTreeMap<String, T>, left_out: &[String]) {
+    for (name, value) in base.into_iter().filter(|(name, _)| !is_below(name, left_out)) {
+        own.entry(name).or_insert(value);
+    }
+}
+
+fn is_below(name: &str, folders: &[String]) -> bool {
+    folders.iter().any(|folder| Path::new(name).starts_with(folder))
 }
 
 impl StagePlan {
@@ -228,8 +242,8 @@ mod tests {
              [expect]\nexit = 0",
         )
         .unwrap();
-        let case = case.on(&base);
-        assert_eq!(case.stage.folders, ["y", "w"]);
+        let case = case.on(base);
+        assert_eq!(case.stage.folders, ["w", "y"]);
         let files = case.stage.files.iter().map(|(name, text)| (&name[..], &text[..]));
         assert_eq!(files.collect::<Vec<_>>(), [("y/1", "a"), ("z", "b")]);
         assert_eq!((&case.env["A"][..], &case.env["B"][..]), ("1", "2"));

@@ -1,111 +1,120 @@
-//! Finds the smokes, and all mistakes in their files.
+//! Finds the smokes, and all mistakes in the files of those that are chosen.
 
-use crate::smokes::case::{Base, CASE_MAX_BYTES, Case, DEFAULT_BASE};
+use crate::smokes::case::{Base, Case, DEFAULT_BASE, read_text};
 use crate::smokes::pattern::Parts;
 use crate::smokes::readme;
 use crate::smokes::smoke::{Kind, Smoke, is_name};
-use crate::sys::file::{self, Links};
 use crate::text::path;
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// All smokes, by name: the cases in `fixtures/smokes`, those in README.md, and the `*-smoke.sh` in `scripts/tests`. With
-/// `only`, just the one of that name.
+/// A smoke that is not read yet, unless it is README's.
+struct Found {
+    name: String,
+    file: PathBuf,
+    case: Option<Case>,
+}
+
+/// The smokes that the filters choose, by name: of the cases in `fixtures/smokes`, those in README.md, and the
+/// `*-smoke.sh` in `scripts/tests`. A filter is either the whole name of one, or chooses all that match.
 ///
 /// # Errors
 /// The mistakes of all files together.
-pub(crate) fn discover(workspace: &Path, only: Option<&str>) -> anyhow::Result<Vec<Smoke>> {
+pub(crate) fn discover(workspace: &Path, filters: &[String]) -> anyhow::Result<Vec<Smoke>> {
     let (cases, scripts, readme) =
         (workspace.join("fixtures/smokes"), workspace.join("scripts/tests"), workspace.join("README.md"));
-    let (mut bases, mut smokes, mut mistakes) = (BTreeMap::new(), Vec::new(), Vec::new());
-    let is_chosen = |name: &str| only.is_none_or(|only| name == only);
-    for (name, file) in files(&cases.join("base"), ".toml", &[], &mut mistakes)? {
-        match load::<Base>(&file) {
-            Ok(base) => _ = bases.insert(name, base),
-            Err(mistake) => mistakes.push(mistake),
+    let mut mistakes = Vec::new();
+    let mut found = files(&cases, ".toml", &["base", "programs"], &mut mistakes)?;
+    // Read when a case names them.
+    files(&cases.join("base"), ".toml", &[], &mut mistakes)?;
+    if scripts.exists() {
+        found.extend(files(&scripts, "-smoke.sh", &[], &mut mistakes)?);
+    }
+    if readme.exists() {
+        for case in readme::cases_of(&readme).unwrap_or_else(|error| vec![Err(error)]) {
+            match case {
+                Ok((name, case)) => found.push(Found { name, file: readme.clone(), case: Some(case) }),
+                Err(error) => mistakes.push(error),
+            }
         }
     }
-    for (name, file) in files(&cases, ".toml", &["base", "programs"], &mut mistakes)? {
-        if !is_chosen(&name) {
-            continue;
-        }
-        let on_base = |case: Case| {
-            let base = case.stage.base.as_deref().unwrap_or(DEFAULT_BASE);
-            let found = bases.get(base);
-            let found = found.ok_or_else(|| format!("{}: there is no base `{base}`\n", path(&file)))?;
-            Ok(case.on(found))
-        };
-        match load::<Case>(&file).and_then(on_base) {
-            Ok(case) => smokes.push(Smoke { name, file, kind: Kind::Case(Box::new(case)) }),
-            Err(mistake) => mistakes.push(mistake),
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    for pair in found.windows(2).filter(|pair| pair[0].name == pair[1].name) {
+        mistakes.push(anyhow!("{}: it has the same name as {}", path(&pair[1].file), path(&pair[0].file)));
+    }
+    let mut smokes = Vec::new();
+    for found in chosen(found, filters)? {
+        match load(found, &cases.join("base")) {
+            Ok(smoke) => smokes.push(smoke),
+            Err(error) => mistakes.push(error),
         }
     }
-    if readme.is_file() {
-        smokes.extend(readme::smokes(&readme, &bases)?);
-    }
-    if scripts.is_dir() {
-        let scripts = files(&scripts, "-smoke.sh", &[], &mut mistakes)?.into_iter();
-        smokes.extend(scripts.map(|(name, file)| Smoke { name, file, kind: Kind::Script }));
-    }
-    smokes.retain(|smoke| is_chosen(&smoke.name));
-    smokes.sort_by(|a, b| a.name.cmp(&b.name));
-    for pair in smokes.windows(2).filter(|pair| pair[0].name == pair[1].name) {
-        mistakes.push(format!("{}: it has the same name as {}\n", path(&pair[1].file), path(&pair[0].file)));
-    }
-    if mistakes.is_empty() { Ok(smokes) } else { Err(anyhow!("these smokes cannot be run:\n{}", mistakes.concat())) }
+    let mistakes: String = mistakes.iter().map(|mistake| format!("{mistake:#}\n")).collect();
+    ensure!(mistakes.is_empty(), "these smokes cannot be run:\n{mistakes}");
+    Ok(smokes)
 }
 
-/// The smokes that the filters choose: each filter either the smoke of exactly this name, or all that match.
-pub(crate) fn chosen(smokes: Vec<Smoke>, filters: &[String]) -> anyhow::Result<Vec<Smoke>> {
+fn chosen(found: Vec<Found>, filters: &[String]) -> anyhow::Result<Vec<Found>> {
     let whole_names: Vec<&String> =
-        filters.iter().filter(|filter| smokes.iter().any(|smoke| smoke.name == **filter)).collect();
+        filters.iter().filter(|filter| found.iter().any(|smoke| smoke.name == **filter)).collect();
     let matches = |filter: &String, name: &str| match filter {
         whole if whole_names.contains(&whole) => whole == name,
         glob if glob.contains('*') => Parts(glob.split('*').map(str::to_owned).collect()).matches(name.as_bytes()),
         part => name.contains(&part[..]),
     };
-    if let Some(filter) = filters.iter().find(|filter| !smokes.iter().any(|smoke| matches(filter, &smoke.name))) {
+    if let Some(filter) = filters.iter().find(|filter| !found.iter().any(|smoke| matches(filter, &smoke.name))) {
         let shown = crate::text::printable(filter);
         bail!("no smoke matches `{shown}`\nhint: `cargo xtask smokes --list` lists them");
     }
-    let is_chosen = |smoke: &Smoke| filters.is_empty() || filters.iter().any(|filter| matches(filter, &smoke.name));
-    Ok(smokes.into_iter().filter(is_chosen).collect())
+    let is_chosen = |smoke: &Found| filters.is_empty() || filters.iter().any(|filter| matches(filter, &smoke.name));
+    Ok(found.into_iter().filter(is_chosen).collect())
 }
 
-/// A case or a base; or its first syntax error.
-fn load<T: DeserializeOwned>(file: &Path) -> Result<T, String> {
-    let cannot = |why: &str| format!("{}: {}\n", path(file), why.trim_end());
-    let bytes = file::read(file, Links::Follow, CASE_MAX_BYTES).map_err(|error| cannot(&error.to_string()))?;
-    let text = String::from_utf8(bytes).map_err(|_| cannot("it is not UTF-8 text"))?;
-    toml::from_str(&text).map_err(|error| cannot(&error.to_string()))
+fn load(found: Found, bases: &Path) -> anyhow::Result<Smoke> {
+    let Found { name, file, case } = found;
+    let base = |name: &str| bases.join(format!("{name}.toml"));
+    let kind = match case {
+        // One has the base of its own name, if there is one.
+        Some(case) if base(&name).exists() => Kind::Case(Box::new(case.on(read(&base(&name))?))),
+        Some(case) => Kind::Case(Box::new(case)),
+        None if file.extension().is_some_and(|extension| extension == "sh") => Kind::Script,
+        None => {
+            let case: Case = read(&file)?;
+            let base = read::<Base>(&base(case.stage.base.as_deref().unwrap_or(DEFAULT_BASE)));
+            Kind::Case(Box::new(case.on(base.with_context(|| format!("{}: its base", path(&file)))?)))
+        }
+    };
+    Ok(Smoke { name, file, kind })
 }
 
-/// The files of a folder with this ending, by path, with their names without extension. Anything else is a mistake, except
-/// hidden files, which are editors', and the `folders` that belong there.
+fn read<T: DeserializeOwned>(file: &Path) -> anyhow::Result<T> {
+    let document = toml::from_str(&read_text(file)?);
+    document.map_err(|error| anyhow!("{}: {}", path(file), error.to_string().trim_end()))
+}
+
+/// The files of a folder with this ending, with their names without extension. Anything else is a mistake, except hidden
+/// files, which are editors', and the `folders` that belong there.
 fn files(
     folder: &Path,
     ending: &str,
     folders: &[&str],
-    mistakes: &mut Vec<String>,
-) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    mistakes: &mut Vec<anyhow::Error>,
+) -> anyhow::Result<Vec<Found>> {
     let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let mut files = Vec::new();
     for entry in entries.with_context(|| format!("cannot read the smokes in {}", path(folder)))? {
         let (name, file) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
         if is_file && name.ends_with(ending) && is_name(&name) {
-            files.push((file.file_stem().unwrap_or_default().to_string_lossy().into_owned(), file));
+            let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            files.push(Found { name, file, case: None });
         } else if !name.starts_with('.') && (is_file || !folders.contains(&&name[..])) {
-            mistakes.push(format!(
-                "{}: not a smoke: this folder is for files with plain names that end in `{ending}`\n",
-                path(&file)
-            ));
+            let what = format!("not a smoke: this folder is for files with plain names that end in `{ending}`");
+            mistakes.push(anyhow!("{}: {what}", path(&file)));
         }
     }
-    files.sort_by(|a, b| a.1.cmp(&b.1));
     Ok(files)
 }
 
@@ -123,7 +132,7 @@ mod tests {
             std::fs::create_dir_all(smokes.join(name).parent().unwrap()).unwrap();
             std::fs::write(smokes.join(name), text).unwrap();
         }
-        let error = discover(folder.path(), None).err().unwrap().to_string();
+        let error = discover(folder.path(), &[]).err().unwrap().to_string();
         error.replace(&format!("{}/", smokes.display()), "")
     }
 
@@ -135,7 +144,7 @@ mod tests {
         ]);
         let starts = [
             "these smokes cannot be run:",
-            "a.toml: there is no base `none`",
+            "a.toml: its base: base/none.toml: no such file",
             "b.toml: TOML parse error at line 3, column 1",
             "  |",
             "3 | fodlers = []",

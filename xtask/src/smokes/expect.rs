@@ -2,8 +2,9 @@
 
 use crate::smokes::case::TextExpect;
 use crate::smokes::names::Names;
-use crate::smokes::pattern::{self, Line, Parts, lines};
+use crate::smokes::pattern::{self, Line, Parts, is_open, lines};
 use crate::text::printable;
+use anyhow::ensure;
 
 /// Maximum number of lines shown of a text or of a difference.
 const MAX_LINES_SHOWN: usize = 200;
@@ -11,10 +12,16 @@ const MAX_LINES_SHOWN: usize = 200;
 /// Maximum number of lines, from the first that differs, that are aligned to find a difference.
 const MAX_LINES_DIFFED: usize = 400;
 
+/// What the steps of an alignment cost: a line that is missing or extra, one in place of another, and one that a `...`
+/// stands for. A line is rather replaced than lost in a `...`, and the rest is rather moved than replaced.
+const WRONG: usize = 4;
+const REPLACED: usize = 5;
+const ABSORBED: usize = 2;
+
 /// A line of output, safe to show.
 pub(crate) fn shown(line: &[u8]) -> String {
     // Such a line would be a command to GitHub, wherever in the line it is (workflow commands, version 1).
-    printable(line.strip_suffix(b"\n").unwrap_or(line)).replace("##[", "##\\[")
+    printable(line).replace("##[", "##\\[")
 }
 
 /// The first lines of an output, safe to show: behind a bar they are neither lines of ours nor commands to GitHub.
@@ -32,8 +39,9 @@ fn bounded(mut lines: impl Iterator<Item = String>) -> String {
 
 /// The first line of `text` that matches a line of a pattern.
 pub(crate) fn find_line<'t>(pattern: &str, names: &Names, text: &'t [u8]) -> anyhow::Result<Option<&'t [u8]>> {
+    ensure!(!pattern.contains('\n'), "`{}` is more than a line", printable(pattern));
     let parts = Parts(names.parts(pattern)?);
-    Ok(lines(text).map(|line| line.strip_suffix(b"\n").unwrap_or(line)).find(|line| parts.matches(line)))
+    Ok(lines(text).find(|line| parts.matches(line)))
 }
 
 /// What is wrong with `text`, the output called `name`. Expected lines that start like one of `not_asked` are left out.
@@ -48,8 +56,8 @@ pub(crate) fn check_text(
     let mut problems = Vec::new();
     let nothing = (*expect == TextExpect::default()).then_some("");
     if let Some(whole) = expect.is.as_ref().map(|is| &is.get_ref()[..]).or(nothing) {
-        let whole = Pattern::new(whole.split_inclusive('\n').filter(is_asked), names)?;
-        if !pattern::matches(&whole.lines, text) {
+        let whole = Pattern::new(whole, is_asked, names)?;
+        if !whole.matches(text) {
             let diff = whole.difference(text);
             problems.push(format!("{name} is not as expected (- expected, + got):\n{diff}"));
         }
@@ -71,68 +79,75 @@ pub(crate) fn check_text(
 struct Pattern<'a> {
     written: Vec<&'a str>,
     lines: Vec<Line>,
+    /// Its last line has no LF.
+    is_open: bool,
 }
 
-/// One step of an alignment: the next line of the pattern, of the text, or of both where they match.
+/// One step of an alignment: the next line of the pattern, of the text, or of both.
 struct Step<'a> {
     pattern: Option<&'a str>,
     line: Option<&'a [u8]>,
-    /// The line is missing or extra.
+    /// The line is missing, extra or another.
     is_wrong: bool,
 }
 
 impl<'a> Pattern<'a> {
-    fn new(written: impl Iterator<Item = &'a str>, names: &Names) -> anyhow::Result<Pattern<'a>> {
-        let written: Vec<&str> = written.collect();
+    fn new(text: &'a str, is_asked: impl Fn(&&str) -> bool, names: &Names) -> anyhow::Result<Pattern<'a>> {
+        let written: Vec<&str> = text.split_terminator('\n').filter(is_asked).collect();
         let lines = written.iter().map(|line| Line::parse(line, names)).collect::<anyhow::Result<Vec<Line>>>()?;
-        Ok(Pattern { written, lines })
+        Ok(Pattern { written, lines, is_open: is_open(text.as_bytes()) })
+    }
+
+    fn matches(&self, text: &[u8]) -> bool {
+        self.is_open == is_open(text) && pattern::matches(&self.lines, text)
     }
 
     /// A line diff of a text that does not match.
     fn difference(&self, text: &[u8]) -> String {
         let same = self.lines.iter().zip(lines(text)).take_while(|(line, found)| line.matches(found)).count();
         let found: Vec<&[u8]> = lines(text).skip(same).take(MAX_LINES_DIFFED).collect();
-        let marked = |mark: char, line: &[u8]| {
-            let end = if line.ends_with(b"\n") { "" } else { " (no newline at the end)" };
-            format!("  {mark} {}{end}", shown(line))
+        let step = |Step { pattern, line, is_wrong }: Step| {
+            let lost = pattern.filter(|_| is_wrong).map(|pattern| format!("  - {}", shown(pattern.as_bytes())));
+            let found = line.map(|line| format!("  {} {}", if is_wrong { '+' } else { ' ' }, shown(line)));
+            lost.into_iter().chain(found)
         };
-        let step = |Step { pattern, line, is_wrong }: Step| match (pattern, line) {
-            (Some(pattern), _) if is_wrong => Some(marked('-', pattern.as_bytes())),
-            (_, line) => line.map(|line| marked(if is_wrong { '+' } else { ' ' }, line)),
-        };
-        let context = lines(text).take(same).map(|line| marked(' ', line));
-        let rest = lines(text).skip(same + found.len()).count();
-        let rest = (rest > 0).then(|| format!("  … {rest} lines of the output were not compared"));
-        bounded(context.chain(self.steps(same, &found).into_iter().filter_map(step)).chain(rest))
+        let context = lines(text).take(same).map(|line| format!("    {}", shown(line)));
+        let diff = self.steps(same, &found).into_iter().flat_map(step);
+        let left = [(self.lines.len(), "expected lines"), (lines(text).count(), "lines of the output")];
+        let left = left.map(|(number, what)| (number.saturating_sub(same + MAX_LINES_DIFFED), what));
+        let left = left.into_iter().filter(|(number, _)| *number > 0);
+        let left = left.map(|(number, what)| format!("  … {number} {what} were not compared\n"));
+        let ends = ["", "  only one of them ends with a newline\n"][usize::from(self.is_open != is_open(text))];
+        bounded(context.chain(diff)) + &left.collect::<String>() + ends
     }
 
-    /// Aligns the pattern, without its first `from` lines, with `found`, so that the fewest lines are missing or extra.
+    /// Aligns the pattern, without its first `from` lines, with `found`, so that the least is wrong.
     fn steps<'s>(&'s self, from: usize, found: &[&'s [u8]]) -> Vec<Step<'s>> {
         let expected = &self.lines[from..][..(self.lines.len() - from).min(MAX_LINES_DIFFED)];
-        let is_any = |e: usize| matches!(expected.get(e), Some(Line::Any));
-        let matches = |e: usize, g: usize| expected[e].matches(found[g]);
-        // How many lines are missing or extra from each pair of positions on.
+        // What the best next step costs, what it and all that follow cost, and where it leads.
+        let next = |costs: &[Vec<usize>], e: usize, g: usize| {
+            let is_any = matches!(expected.get(e), Some(Line::Any));
+            let (pattern, line) = (expected.get(e), found.get(g));
+            let both = pattern.zip(line).filter(|_| !is_any);
+            let steps = [
+                both.map(|(pattern, line)| (if pattern.matches(line) { 0 } else { REPLACED }, e + 1, g + 1)),
+                pattern.map(|_| (if is_any { 0 } else { WRONG }, e + 1, g)),
+                line.map(|_| (if is_any { ABSORBED } else { WRONG }, e, g + 1)),
+            ];
+            let steps = steps.into_iter().flatten().map(|(cost, e, g)| (cost, cost + costs[e][g], e, g));
+            steps.min_by_key(|(_, all, ..)| *all)
+        };
         let mut costs = vec![vec![0; found.len() + 1]; expected.len() + 1];
-        costs[expected.len()] = (0..=found.len()).rev().collect();
-        for e in (0..expected.len()).rev() {
-            let cost = usize::from(!is_any(e));
-            costs[e][found.len()] = costs[e + 1][found.len()] + cost;
-            for g in (0..found.len()).rev() {
-                let (same, other) = (costs[e + 1][g + 1], costs[e + 1][g].min(costs[e][g + 1]) + cost);
-                costs[e][g] = if matches(e, g) { same } else { other };
+        for e in (0..=expected.len()).rev() {
+            for g in (0..=found.len()).rev() {
+                costs[e][g] = next(&costs, e, g).map_or(0, |(_, all, ..)| all);
             }
         }
-        let mut steps = Vec::new();
-        let (mut e, mut g) = (0, 0);
-        while e < expected.len() || g < found.len() {
-            let is_same = e < expected.len() && g < found.len() && matches(e, g);
-            let is_pattern_next = g == found.len() || (e < expected.len() && costs[e + 1][g] <= costs[e][g + 1]);
-            let is_wrong = !is_same && !is_any(e);
-            let pattern = (is_same || is_pattern_next).then(|| self.written[from + e]);
-            let line = (is_same || !is_pattern_next).then(|| found[g]);
-            e += usize::from(pattern.is_some());
-            g += usize::from(line.is_some());
-            steps.push(Step { pattern, line, is_wrong });
+        let (mut steps, mut e, mut g) = (Vec::new(), 0, 0);
+        while let Some((cost, _, next_e, next_g)) = next(&costs, e, g) {
+            let pattern = (next_e > e).then(|| self.written[from + e]);
+            steps.push(Step { pattern, line: (next_g > g).then(|| found[g]), is_wrong: cost >= WRONG });
+            (e, g) = (next_e, next_g);
         }
         steps
     }
@@ -141,18 +156,25 @@ impl<'a> Pattern<'a> {
 /// The pattern that matches `text` and is closest to `written`: matching lines stay as they are. None if the text is
 /// too long for that, or cannot be written.
 pub(crate) fn realigned(written: &str, text: &[u8], names: &Names) -> anyhow::Result<Option<String>> {
-    let pattern = Pattern::new(written.split_inclusive('\n'), names)?;
+    let pattern = Pattern::new(written, |_| true, names)?;
+    if pattern.matches(text) {
+        return Ok(Some(written.to_owned()));
+    }
     let found: Vec<&[u8]> = lines(text).take(MAX_LINES_DIFFED + 1).collect();
-    let is_writable = str::from_utf8(text).is_ok() && !found.contains(&&b"...\n"[..]);
+    let is_writable = str::from_utf8(text).is_ok() && !found.contains(&&b"..."[..]);
     if found.len().max(pattern.lines.len()) > MAX_LINES_DIFFED || !is_writable {
         return Ok(None);
     }
-    let line = |Step { pattern, line, is_wrong }: Step| match (pattern, line) {
-        (Some(pattern), _) if !is_wrong => Some(pattern.to_owned()),
-        (_, line) if is_wrong => line.map(|line| names.unfill(&String::from_utf8_lossy(line))),
-        _ => None,
+    let line = |Step { pattern, line, is_wrong }: Step| match pattern.filter(|_| !is_wrong) {
+        Some(pattern) => Some(pattern.to_owned()),
+        None => line.filter(|_| is_wrong).map(|line| names.unfill(&String::from_utf8_lossy(line))),
     };
-    Ok(Some(pattern.steps(0, &found).into_iter().filter_map(line).collect()))
+    let lines: Vec<String> = pattern.steps(0, &found).into_iter().filter_map(line).collect();
+    if !lines.is_empty() && lines.iter().all(|line| line == "...") {
+        // That would match anything.
+        return Ok(None);
+    }
+    Ok(Some(lines.join("\n") + if lines.is_empty() || is_open(text) { "" } else { "\n" }))
 }
 
 #[cfg(test)]
@@ -174,25 +196,32 @@ mod tests {
     fn a_realigned_pattern_keeps_what_matched() {
         let is = |written: &str, text: &str| realigned(written, text.as_bytes(), &Names::default()).unwrap();
         let cases = [
-            ("a[..]\n...\nold\nz\n", "abc\n1\n2\nnew\nz\n", "a[..]\n...\nz\n"),
+            ("a[..]\n...\nold\nz\n", "abc\n1\n2\nnew\nz\n", "a[..]\n...\nnew\nz\n"),
+            ("state: held\n...\n", "error\nmore\n", "error\n...\n"),
+            ("a\nb\nc\n", "b\nc\nd\n", "b\nc\nd\n"),
             ("a[..]\nold\n", "abc\nnew [..]\n", "a[..]\nnew [[]..]\n"),
             ("", "x\n", "x\n"),
+            ("a\n", "a", "a"),
+            ("x\n", "", ""),
             ("...\nz\n", "z\n", "...\nz\n"),
         ];
         for (written, text, expected) in cases {
             assert_eq!(is(written, text).as_deref(), Some(expected), "{written}");
         }
-        assert_eq!((is("a\n", "b").as_deref(), is("", &"x\n".repeat(500))), (Some("b"), None));
+        for (written, text) in [("", &"x\n".repeat(500)[..]), ("", "...\n"), ("", "a\n..."), ("state: held\n...\n", "")]
+        {
+            assert_eq!(is(written, text), None, "{text}");
+        }
         assert_eq!(realigned("", b"\xff\n", &Names::default()).unwrap(), None);
     }
 
     #[test]
     fn differences_are_shown_line_by_line() {
         let is = |written: &str, text: &str| {
-            Pattern::new(written.split_inclusive('\n'), &Names::default()).unwrap().difference(text.as_bytes())
+            Pattern::new(written, |_| true, &Names::default()).unwrap().difference(text.as_bytes())
         };
         assert_eq!(is("a\nb\nc\n", "a\nx\nc\n"), "    a\n  - b\n  + x\n    c\n");
-        assert_eq!(is("a\n", "a"), "  - a\n  + a (no newline at the end)\n");
+        assert_eq!(is("a\n", "a"), "    a\n  only one of them ends with a newline\n");
         assert_eq!(is("", "x\r\n::error::x ##[error]\x1b[31m\n"), "  + x\\r\n  + ::error::x ##\\[error]\\x1b[31m\n");
         assert!(is("a\n...\nb\n", "a\n1\n2\nc\n").contains("  - b\n"));
     }
@@ -202,11 +231,12 @@ mod tests {
         let flood = "y\n".repeat(1 << 20);
         let problems = check("is = \"a\\n\"\nhas = ['z']", &[], flood.as_bytes());
         assert!(
-            problems.len() == 2 && problems.iter().all(|problem| problem.lines().count() <= 202),
+            problems.len() == 2 && problems.iter().all(|problem| problem.lines().count() <= 203),
             "{}",
             problems[0]
         );
-        assert!(problems[0].ends_with(" more lines\n") && problems[1].ends_with(" more lines\n"));
+        assert!(problems[0].ends_with("  … 1048176 lines of the output were not compared\n"), "{}", problems[0]);
+        assert!(problems[1].ends_with("  … and 1048376 more lines\n"), "{}", problems[1]);
     }
 
     #[test]

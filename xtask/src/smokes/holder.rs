@@ -4,90 +4,65 @@
 //! that is cut even if this program is killed.
 
 use crate::smokes::case::{HeldPlan, HolderKind};
+use crate::smokes::expect::shown;
 use crate::smokes::smoke::Setup;
 use crate::smokes::stage::Stage;
-use crate::sys::child::{Group, wait_for};
+use crate::sys::child::{self, wait_for};
 use crate::sys::signals::Signals;
 use anyhow::{Context, bail, ensure};
-use std::ffi::OsStr;
 use std::io::{PipeReader, Read};
 use std::os::fd::AsFd;
-use std::path::Path;
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a holder may take to get the lock.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A live process that holds a lock. On drop its lifeline is cut, which also ends orphans, and its group is killed.
-pub(crate) struct LiveHolder {
-    _lifeline: Option<ChildStdin>,
-    group: Group,
-}
-
 impl HolderKind {
-    /// The programs that it needs. The first is started, or else this very program.
-    pub(crate) fn needs(self) -> &'static [&'static str] {
+    /// Its program, which gets the path of the lock, and what that needs on `PATH`.
+    fn program(self) -> (&'static str, &'static [&'static str]) {
         match self {
-            HolderKind::Flock => &["flock"],
-            HolderKind::HostRunner => &["bash", "flock"],
-            HolderKind::Nobody => &["sh"],
-            HolderKind::LockRun => &[],
+            HolderKind::Flock => ("hold-flock.sh", &["flock"]),
+            HolderKind::HostRunner => ("host-runner.sh", &["bash", "flock"]),
+            HolderKind::LockRun => ("hold-lock-run.sh", &[]),
+            HolderKind::Nobody => ("flock.sh", &[]),
         }
     }
 
-    fn command(self, lock: &Path, stage: &Stage, setup: &Setup) -> Command {
-        let program = self.needs().first().map_or(setup.own.as_os_str(), OsStr::new);
-        let mut command = stage.command(program, Some(setup));
-        let file = |name| setup.programs.join(name);
-        match self {
-            HolderKind::Flock => command.arg("-n").arg(lock).arg(file("flock.sh")),
-            HolderKind::HostRunner => command.arg(file("host-runner.sh")).arg(lock),
-            HolderKind::Nobody => command.arg(file("flock.sh")),
-            // The lock's path comes from the environment, but a config is needed.
-            HolderKind::LockRun => {
-                command.args(["lock-run", "--config"]).arg(file("empty.json")).arg("--").arg(file("flock.sh"))
-            }
-        };
-        command.env("DCE_SCRAPE_LOCK_FILE", lock);
-        command
+    pub(crate) fn needs(self) -> &'static [&'static str] {
+        self.program().1
     }
 }
 
-impl LiveHolder {
-    /// Starts a holder, waits until it has the lock, and does to the lock what is planned.
-    pub(crate) fn start(plan: &HeldPlan, stage: &mut Stage, setup: &Setup) -> anyhow::Result<LiveHolder> {
-        let at = &plan.at;
-        // It follows links, where creating this file does not.
-        stage.write(at, "")?;
-        let sidecar = format!("{at}.meta");
-        ensure!(!stage.root.join(&sidecar).is_symlink(), "a holder would follow the link {sidecar}");
-        let mut command = plan.by.command(&stage.root.join(at), stage, setup);
-        let (output, writer) = std::io::pipe().context("cannot create a pipe")?;
-        command.stdin(Stdio::piped()).stdout(writer.try_clone().context("cannot copy a pipe")?).stderr(writer);
-        let mut group = Group::spawn(&mut command).context("cannot start the holder")?;
-        // It has a copy of the pipe's other end, which would keep the pipe open.
-        drop(command);
-        let lifeline = group.leader().stdin.take();
-        stage.names.set("HOLDER_PID", read_ready(output, setup.cancel).context("the holder did not get the lock")?);
-        // `flock(1)` forks, so the leader may be another process.
-        stage.names.set("LEADER_PID", group.leader().id());
-        if plan.orphaned {
-            group.orphan().context("cannot kill the holder's parent")?;
-        }
-        if let Some(text) = &plan.sidecar {
-            stage.write(&sidecar, text)?;
-        }
-        if let Some(how) = plan.unlinked {
-            stage.unlink(at, how)?;
-        }
-        Ok(LiveHolder { _lifeline: lifeline, group })
+/// Starts a holder, waits until it has the lock, and does to the lock what is planned. The result is its lifeline, and
+/// the process that must run as long as the lifeline is there.
+pub(crate) fn start(plan: &HeldPlan, stage: &mut Stage, setup: &Setup) -> anyhow::Result<(ChildStdin, u32)> {
+    let (at, sidecar) = (&plan.at, format!("{}.meta", plan.at));
+    // A holder would follow a link, where creating this file does not.
+    stage.write(at, "")?;
+    ensure!(!stage.root.join(&sidecar).is_symlink(), "a holder would follow the link {sidecar}");
+    let mut command = stage.command(setup.programs.join(plan.by.program().0), Some(setup));
+    command.arg(stage.root.join(at)).env("DCE_SCRAPE_LOCK_FILE", stage.root.join(at));
+    let (output, writer) = std::io::pipe().context("cannot create a pipe")?;
+    command.stdin(Stdio::piped()).stdout(writer.try_clone().context("cannot copy a pipe")?).stderr(writer);
+    let mut leader = child::spawn(&mut command).context("cannot start the holder")?;
+    // It has a copy of the pipe's other end, which would keep the pipe open.
+    drop(command);
+    let lifeline = leader.stdin.take().context("the holder has no lifeline")?;
+    let pid = read_ready(output, setup.cancel).context("the holder did not get the lock")?;
+    stage.names.set("HOLDER_PID", pid);
+    // `flock(1)` forks, so the leader may be another process.
+    stage.names.set("LEADER_PID", leader.id());
+    if plan.orphaned {
+        leader.kill().and_then(|()| leader.wait()).context("cannot kill the holder's parent")?;
     }
-
-    /// Whether any of its processes still runs.
-    pub(crate) fn is_running(&self) -> bool {
-        self.group.is_running()
+    if let Some(text) = &plan.sidecar {
+        stage.write(&sidecar, text)?;
     }
+    if let Some(how) = plan.unlinked {
+        stage.unlink(at, how)?;
+    }
+    Ok((lifeline, pid))
 }
 
 /// Waits until a holder says `READY PID`.
@@ -103,7 +78,6 @@ fn read_ready(mut output: PipeReader, cancel: &Signals) -> anyhow::Result<u32> {
             length => said.extend_from_slice(&piece[..length]),
         }
     }
-    let said = String::from_utf8_lossy(&said);
-    let pid = said.strip_prefix("READY ").and_then(|pid| pid.trim_end().parse().ok());
-    pid.with_context(|| format!("it said `{}` instead of READY", said.trim_end()))
+    let pid = str::from_utf8(&said).ok().and_then(|said| said.strip_prefix("READY ")?.trim_end().parse().ok());
+    pid.with_context(|| format!("it said `{}` instead of READY", shown(&said)))
 }

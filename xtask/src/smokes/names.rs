@@ -37,7 +37,8 @@ impl Names {
 
     /// The pattern for a line of output: values that are whole words become their `[NAME]`.
     pub(crate) fn unfill(&self, line: &str) -> String {
-        let mut values: Vec<(&&str, &String)> = self.0.iter().collect();
+        // Another run has another time, perhaps with the same second.
+        let mut values: Vec<(&&str, &String)> = self.0.iter().filter(|(name, _)| **name != "NOW").collect();
         // If one value is part of another, the longer one is meant.
         values.sort_by_key(|(_, value)| std::cmp::Reverse(value.len()));
         let (mut unfilled, mut at) = (String::new(), 0);

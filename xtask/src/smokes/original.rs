@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 
 /// The first words of the lines that this program prints and the shell originals do not.
-pub(crate) const ADDED: [&str; 6] = ["age: ", "open in: ", "activity: ", "waiting: ", "note: ", "next: "];
+pub(crate) const ONLY_OURS: [&str; 6] = ["age: ", "open in: ", "activity: ", "waiting: ", "note: ", "next: "];
 
 /// The script that does what the case's command does.
 pub(crate) fn script_of(case: &Case) -> Option<&'static str> {
@@ -27,9 +27,7 @@ pub(crate) fn script_of(case: &Case) -> Option<&'static str> {
 /// Puts the scripts of a checkout on the stage, where they find each other, except the one that searches this machine for
 /// tokens. They need the real jq.
 pub(crate) fn link_scripts(stage: &Stage, repo_root: &Path) -> anyhow::Result<()> {
-    if stage.root.join("bin/jq").exists() {
-        stage.unlink("bin/jq", Unlinked::Deleted)?;
-    }
+    _ = stage.unlink("bin/jq", Unlinked::Deleted);
     for folder in ["scripts", "scripts/lib"] {
         for entry in fs::read_dir(repo_root.join(folder)).into_iter().flatten() {
             let script = entry.context("cannot read the scripts")?.path();

@@ -5,11 +5,12 @@ use crate::sys::child::wait_for;
 use crate::sys::procfs;
 use crate::sys::signals::Signals;
 use crate::text::printable;
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
-use std::collections::HashSet;
-use std::io;
-use std::os::fd::AsFd;
+use anyhow::Context;
+use nix::sys::signal::Signal::SIGCHLD;
+use rustix::process::{Pid, getpid, kill_process, set_child_subreaper, wait};
+use rustix::process::{PidfdFlags, Signal, WaitOptions, pidfd_open};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long a process may run on after it has closed its output or lost its standard input.
@@ -18,91 +19,52 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long processes are killed that start others meanwhile.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Maximum number of processes described.
-const MAX_LEAKS_SHOWN: usize = 20;
-
-/// The processes below this one whose parents have ended.
-pub(crate) struct Orphans {
-    ended: Signals,
+/// Makes this process the parent of all orphans below it. It waits for them, which is impossible where SIGCHLD is
+/// ignored (waitpid(2)), so that is caught as long as the result lives.
+pub(crate) fn adopt() -> anyhow::Result<Signals> {
+    set_child_subreaper(Some(getpid())).context("cannot become the parent of orphans")?;
+    Signals::catch(&[SIGCHLD]).context("cannot catch signals")
 }
 
-/// Makes this process the parent of all orphans below it.
-pub(crate) fn adopt() -> io::Result<()> {
-    Ok(set_child_subreaper(Some(getpid()))?)
-}
-
-impl Orphans {
-    /// Makes this process their parent, and catches SIGCHLD.
-    pub(crate) fn adopt() -> io::Result<Orphans> {
-        adopt()?;
-        Ok(Orphans { ended: Signals::catch(&[nix::sys::signal::Signal::SIGCHLD])? })
-    }
-
-    /// Waits until this process has no other children than these, but not for long: what a program has left behind may
-    /// still write. Once `cancel` has caught a signal, it does not wait.
-    pub(crate) fn settle(&mut self, known: &[Pid], cancel: &Signals) {
-        let until = Instant::now() + if cancel.is_caught() { Duration::ZERO } else { END_TIMEOUT };
-        let is_unsettled =
-            |child: &Pid| !known.contains(child) && procfs::is_running(child.as_raw_nonzero().get() as u64);
-        while children().iter().any(is_unsettled) && Instant::now() < until {
-            _ = wait_for(&[self.ended.as_fd()], Some(until));
-            self.ended.take();
-        }
-    }
-
-    /// Waits for all children, kills those that do not end by themselves, and describes each of these. Nobody else may
-    /// be waiting for a child.
-    pub(crate) fn leaks(&mut self, cancel: &Signals) -> Vec<String> {
-        self.settle(&[], cancel);
-        kill_children()
-    }
-}
-
-/// Kills everything below this process, one generation after the other, and describes each process. Nobody else may be
-/// waiting for a child.
-pub(crate) fn kill_children() -> Vec<String> {
-    let (mut killed, mut leaks) = (HashSet::new(), Vec::new());
-    let until = Instant::now() + KILL_TIMEOUT;
-    while !has_no_children(until) {
-        let children = children();
-        // There may be some that cannot be seen, or too many.
-        if children.is_empty() || Instant::now() >= until {
-            leaks.push(format!("it left processes that could not all be killed in {KILL_TIMEOUT:?}"));
-            break;
-        }
-        for child in children {
-            if !killed.insert(child) {
-                continue;
-            }
-            let pid = child.as_raw_nonzero();
-            let command = printable(procfs::command(pid.get()).unwrap_or_default());
-            if killed.len() <= MAX_LEAKS_SHOWN {
-                leaks.push(format!("it left process {pid} ({command}) running, which was killed"));
-            }
-            _ = kill_process(child, Signal::KILL);
-        }
-        _ = wait(WaitOptions::empty());
-    }
-    if let more @ 1.. = killed.len().saturating_sub(MAX_LEAKS_SHOWN) {
-        leaks.push(format!("it left {more} more processes running, which were killed"));
-    }
-    leaks
-}
-
-/// Reaps the children that have ended, until a time: there may always be more. Whether there are no others.
-fn has_no_children(until: Instant) -> bool {
+/// Waits until this process has no other children than `known`, but not for long: then it kills the others, one
+/// generation after the other, and describes each. Once `cancel` has caught a signal, it does not wait. Nobody else may
+/// be waiting for a child.
+pub(crate) fn settle(known: &[Pid], cancel: &Signals) -> Vec<String> {
+    let ended_by = Instant::now() + if cancel.is_caught() { Duration::ZERO } else { END_TIMEOUT };
+    let killed_by = ended_by + KILL_TIMEOUT;
+    let mut leaks = HashMap::new();
     loop {
-        match wait(WaitOptions::NOHANG) {
-            Ok(Some(_)) | Err(Errno::INTR) if Instant::now() < until => {}
-            Ok(Some(_)) | Err(Errno::INTR) => return false,
-            Ok(None) => return false,
-            Err(_) => return true,
+        while Instant::now() < killed_by && matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {}
+        let others: Vec<Pid> = children().into_iter().filter(|child| !known.contains(child)).collect();
+        let now = Instant::now();
+        if now >= ended_by {
+            for child in &others {
+                leaks.entry(*child).or_insert_with(|| described(*child));
+                _ = kill_process(*child, Signal::KILL);
+            }
         }
+        if others.is_empty() || now >= killed_by {
+            let is_left = |child: &Pid| if others.contains(child) { "could not be" } else { "was" };
+            return leaks
+                .iter()
+                .map(|(child, what)| format!("it left {what}, which {} killed", is_left(child)))
+                .collect();
+        }
+        let ends = others.iter().filter_map(|child| pidfd_open(*child, PidfdFlags::empty()).ok());
+        let ends: Vec<OwnedFd> = ends.collect();
+        let ends: Vec<_> = ends.iter().map(AsFd::as_fd).collect();
+        _ = wait_for(&ends, Some(if now < ended_by { ended_by } else { killed_by }));
     }
 }
 
+fn described(child: Pid) -> String {
+    let pid = child.as_raw_nonzero();
+    format!("process {pid} ({}) running", printable(procfs::command(pid.get()).unwrap_or_default()))
+}
+
+/// The children of this process that run.
 pub(crate) fn children() -> Vec<Pid> {
     let own = getpid().as_raw_nonzero().get();
-    let is_child = |pid: &i32| procfs::lineage(*pid).nth(1) == Some(own);
+    let is_child = |pid: &i32| procfs::lineage(*pid).nth(1) == Some(own) && procfs::is_running(*pid as u64);
     procfs::processes().unwrap_or_default().into_iter().filter(is_child).filter_map(Pid::from_raw).collect()
 }

@@ -15,20 +15,20 @@ pub(crate) struct Parts(pub(crate) Vec<String>);
 pub(crate) enum Line {
     /// Any number of lines.
     Any,
-    One {
-        parts: Parts,
-        /// It ends with a newline, as all lines do but perhaps the last one.
-        is_ended: bool,
-    },
+    One(Parts),
 }
 
-/// The lines of a text, each with its LF: a CR is part of its line, and the last one may have no LF.
+/// The lines of a text, split at LF alone: a CR is part of its line.
 pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
-    text.split_inclusive(|byte| *byte == b'\n')
+    text.split_inclusive(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\n").unwrap_or(line))
+}
+
+/// Whether the last line of a text lacks its LF.
+pub(crate) fn is_open(text: &[u8]) -> bool {
+    !text.is_empty() && !text.ends_with(b"\n")
 }
 
 impl Parts {
-    /// Whether they match a line without its LF.
     pub(crate) fn matches(&self, line: &[u8]) -> bool {
         let [first, middle @ .., last] = &self.0[..] else {
             return self.0.first().is_some_and(|part| part.as_bytes() == line);
@@ -43,24 +43,18 @@ impl Parts {
 }
 
 impl Line {
-    /// Reads a line with its LF: `...` is any number of lines, `[..]` any text, `[NAME]` a value, and `[[]` a bracket.
+    /// Reads a line: `...` is any number of lines, `[..]` any text, `[NAME]` a value, and `[[]` a bracket.
     pub(crate) fn parse(line: &str, names: &Names) -> anyhow::Result<Line> {
-        let bare = line.strip_suffix('\n').unwrap_or(line);
-        if bare == "..." {
-            return Ok(Line::Any);
-        }
-        Ok(Line::One { parts: Parts(names.parts(bare)?), is_ended: bare != line })
+        if line == "..." { Ok(Line::Any) } else { Ok(Line::One(Parts(names.parts(line)?))) }
     }
 
-    /// Whether it matches one line of a text, with its LF.
+    /// Whether it matches one line of a text.
     pub(crate) fn matches(&self, line: &[u8]) -> bool {
-        let Line::One { parts, is_ended } = self else { return false };
-        let bare = line.strip_suffix(b"\n").unwrap_or(line);
-        parts.matches(bare) && *is_ended == (bare != line)
+        matches!(self, Line::One(parts) if parts.matches(line))
     }
 }
 
-/// Whether a whole text matches. What takes too many steps to find out does not.
+/// Whether all lines of a text match. What takes too many steps to find out does not.
 pub(crate) fn matches(pattern: &[Line], text: &[u8]) -> bool {
     let mut lines = lines(text).peekable();
     let mut at = 0;
@@ -96,7 +90,7 @@ mod tests {
     fn parsed(text: &str) -> Vec<Line> {
         let mut names = Names::default();
         names.set("ROOT", "/r[..]");
-        text.split_inclusive('\n').map(|line| Line::parse(line, &names).unwrap()).collect()
+        text.lines().map(|line| Line::parse(line, &names).unwrap()).collect()
     }
 
     #[test]
@@ -125,7 +119,7 @@ mod tests {
         let is = |pattern: &str, text: &str| matches(&parsed(pattern), text.as_bytes());
         assert!(is("a\nb\n", "a\nb\n") && is("", "") && is("...\n", "") && is("...\n", "a\nb\n"));
         assert!(is("a\n[..]\n...\nz\n", "a\nb\nc\nd\nz\n") && is("...\nb\n...\nb\n", "b\nc\nb\nb\n"));
-        assert!(!is("a\n", "a") && !is("a", "a\n") && !is("a\n", "a\r\n") && !is("a\nb\n", "a\rb\n"));
+        assert!(!is("a\n", "a\r\n") && !is("a\nb\n", "a\rb\n") && !is("a\n", "a\n\n") && !is("a\n\n", "a\n"));
         assert!(!is("a\n", "") && !is("", "a\n") && !is("a\n...\nb\n", "a\n1\n2\nc\n"));
     }
 

@@ -8,12 +8,10 @@
 //! ```
 //! ```
 
-use crate::smokes::case::{Base, CASE_MAX_BYTES, Case};
-use crate::smokes::smoke::{Kind, Smoke, is_name};
-use crate::sys::file::{self, Links};
+use crate::smokes::case::{Case, read_text};
+use crate::smokes::smoke::is_name;
 use crate::text::path;
 use anyhow::{Context, anyhow, bail};
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -27,20 +25,19 @@ const BLOCK: &str = "```console";
 /// How its command starts.
 const COMMAND: &str = "$ cargo xtask ";
 
-/// The cases of a README. One has the base of its own name, if there is one.
+/// The cases of a README, with the demo on their stages.
 ///
 /// # Errors
-/// A block that names a case has another form, or the demo cannot be read.
-pub(crate) fn smokes(readme: &Path, bases: &BTreeMap<String, Base>) -> anyhow::Result<Vec<Smoke>> {
-    let text = read(readme)?;
+/// README or the demo cannot be read; or, in place of a case, what is wrong with its block.
+pub(crate) fn cases_of(readme: &Path) -> anyhow::Result<Vec<anyhow::Result<(String, Case)>>> {
+    let text = read_text(readme)?;
     let demo = demo(readme.parent().context("README.md has no folder")?)?;
-    let smoke = |(name, mut case): (String, Case)| {
+    let with_demo = |(line, case): (usize, anyhow::Result<(String, Case)>)| {
+        let (name, mut case) = case.with_context(|| format!("{}:{line}", path(readme)))?;
         case.stage.files.extend(demo.clone());
-        let case = case.on(bases.get(&name).unwrap_or(&Base::default()));
-        Smoke { name, file: readme.to_owned(), kind: Kind::Case(Box::new(case)) }
+        Ok((name, case))
     };
-    let cases = cases(&text).map(|(line, case)| case.with_context(|| format!("{}:{line}", path(readme))));
-    cases.map(|case| case.map(smoke)).collect()
+    Ok(cases(&text).map(with_demo).collect())
 }
 
 /// A case of a README's text, if it is there; without the demo.
@@ -60,37 +57,40 @@ fn cases(text: &str) -> impl Iterator<Item = (usize, anyhow::Result<(String, Cas
     text.split_inclusive('\n').enumerate().filter_map(move |(index, line)| {
         let start = next;
         next += line.len();
-        let fenced = line.trim_start_matches([' ', '\t', '>']);
-        let info = fenced.trim_start_matches(['`', '~']);
-        let name = info.trim_start().strip_prefix("console").filter(|_| fenced.len() - info.len() >= 3)?;
-        (!name.trim().is_empty()).then(|| (index + 1, block(text, start)))
+        let fenced = &line[line.find("```").or(line.find("~~~"))?..];
+        let info = fenced.trim_matches(|c: char| c.is_whitespace() || "`~".contains(c)).to_lowercase();
+        (info.contains("console") && info != "console").then(|| (index + 1, block(text, start)))
     })
 }
 
 /// Reads the block at `start`.
 fn block(text: &str, start: usize) -> anyhow::Result<(String, Case)> {
-    let block = &text[start..];
-    let end = block.find("\n```\n").context("the block does not end")? + 1;
-    let (info, body) = block[..end].split_once('\n').context("the block is empty")?;
-    let (name, code) = match info.split(' ').collect::<Vec<&str>>()[..] {
+    let mut lines = text[start..].split_inclusive('\n');
+    let (info, command) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let (name, code) = match info.trim_end_matches('\n').split(' ').collect::<Vec<&str>>()[..] {
         [BLOCK, name] if is_name(name) => (name, 0),
         [BLOCK, name, "exit", code] if is_name(name) => {
-            (name, code.parse().map_err(|_| anyhow!("`{code}` is no exit code"))?)
+            (name, code.parse().map_err(|_| anyhow!("`{code}` is not an exit code"))?)
         }
         _ => bail!("a case is written `{BLOCK} NAME` or `{BLOCK} NAME exit CODE`"),
     };
-    let (command, shown) = body.split_once('\n').context("the block has no command")?;
-    let command =
+    let words =
         command.strip_prefix(COMMAND).with_context(|| format!("the command does not start with `{COMMAND}`"))?;
-    if command.contains(['"', '\'', '\\', '$', '|', '>', ';', '&']) {
+    if words.contains(['"', '\'', '\\', '$', '|', '>', ';', '&']) {
         bail!("the command is not made of plain words");
+    }
+    let at = start + info.len() + command.len();
+    let is_fence = |line: &&str| line.trim_start().starts_with("```") || line.trim_start().starts_with("~~~");
+    let shown: String = lines.by_ref().take_while(|line| !is_fence(line)).collect();
+    if !text[at + shown.len()..].starts_with("```\n") {
+        bail!("the block does not end with a line ```");
     }
     // An example may be of a command that writes.
     let mut case: Case = toml::from_str("args = []\nexpect = { exit = 0, writes = true }")?;
-    case.args = command.split_ascii_whitespace().map(str::to_owned).collect();
+    case.args = words.split_ascii_whitespace().map(str::to_owned).collect();
     // Without a position: it cannot be rewritten.
     case.expect.exit = Spanned::new(0..0, code);
-    case.expect.stdout.is = Some(Spanned::new(start + end - shown.len()..start + end, shown.replace(CLONE, "[ROOT]")));
+    case.expect.stdout.is = Some(Spanned::new(at..at + shown.len(), shown.replace(CLONE, "[ROOT]")));
     Ok((name.to_owned(), case))
 }
 
@@ -107,17 +107,11 @@ fn demo(checkout: &Path) -> anyhow::Result<Vec<(String, String)>> {
             let at = folder.join(entry.file_name());
             match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 true => folders.push(at),
-                false => files.push((at.to_string_lossy().into_owned(), read(&checkout.join(&at))?)),
+                false => files.push((at.to_string_lossy().into_owned(), read_text(&checkout.join(&at))?)),
             }
         }
     }
     Ok(files)
-}
-
-fn read(file: &Path) -> anyhow::Result<String> {
-    let bytes =
-        file::read(file, Links::Refuse, CASE_MAX_BYTES).with_context(|| format!("cannot read {}", path(file)))?;
-    String::from_utf8(bytes).map_err(|_| anyhow!("{} is not UTF-8 text", path(file)))
 }
 
 #[cfg(test)]
@@ -149,6 +143,12 @@ mod tests {
             "  ```console a\n  $ cargo xtask x\n  ```\n",
             "> ``` console a\n$ cargo xtask x\n```\n",
             "```console\ta\n$ cargo xtask x\n```\n",
+            "- ```console a\n  $ cargo xtask x\n  ```\n",
+            "1. ```Console a\n$ cargo xtask x\n```\n",
+            "```{.console} a\n$ cargo xtask x\n```\n",
+            "```console a\n$ cargo xtask x\nshown\n``` \nprose\n```\n",
+            "```console a\n$ cargo xtask x\nshown\n````\n",
+            "```console a\n$ cargo xtask x\n```sh\n```\n",
         ] {
             assert!(cases(text).all(|(_, case)| case.is_err()) && cases(text).count() == 1, "{text}");
         }

@@ -21,7 +21,7 @@ pub(crate) enum Kind {
     Script,
 }
 
-/// Whether this can be a smoke's name: it is no option, no pattern, and needs no quotes.
+/// Whether this can be a smoke's name: it needs no quotes, and cannot be taken for an option or a pattern.
 pub(crate) fn is_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     name.bytes().all(is_plain) && name.starts_with(|first: char| first.is_ascii_alphanumeric())
@@ -46,8 +46,6 @@ pub(crate) enum Outcome {
     ExpectedFailure(String),
     /// Everything that was wrong.
     Failed(Vec<String>),
-    /// It was interrupted.
-    Cancelled,
 }
 
 /// What all smokes of a run share.
@@ -57,14 +55,14 @@ pub(crate) struct Setup<'a> {
     /// The program under test.
     pub(crate) bin: PathBuf,
     /// This program: the holders run it, whatever is tested.
-    pub(crate) own: PathBuf,
+    pub(crate) xtask: PathBuf,
     /// The folder of the programs that cases use.
     pub(crate) programs: PathBuf,
     /// The checkout whose scripts are run.
     pub(crate) repo_root: PathBuf,
     pub(crate) cancel: &'a Signals,
     /// The stages whose processes did not remove them.
-    pub(crate) left: Mutex<Vec<PathBuf>>,
+    pub(crate) stages_left: Mutex<Vec<PathBuf>>,
 }
 
 /// The options that select what is run, as words of a command line.

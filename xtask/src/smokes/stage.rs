@@ -5,10 +5,10 @@ use crate::smokes::case::{LockPlan, StagePlan, Unlinked};
 use crate::smokes::names::Names;
 use crate::smokes::smoke::Setup;
 use crate::sys::child;
-use crate::sys::file::{self, Links};
+use crate::sys::file::{self, Links, plain};
 use anyhow::Context;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, ftruncate, mkdirat, mknodat};
-use rustix::fs::{open, openat, openat2, renameat, symlinkat, unlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::fs::{ftruncate, mkdirat, mknodat, open, openat, openat2, renameat, symlinkat, unlinkat, utimensat};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -18,10 +18,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-/// Maximum size of a file whose content a snapshot compares.
-pub(crate) const COMPARED_MAX_BYTES: u64 = 1 << 20;
+/// Maximum size of a file whose content a snapshot compares. What changes it changes its times, too, unless it was
+/// created a moment ago.
+const COMPARED_MAX_BYTES: u64 = 64 << 10;
+
+/// Maximum size of a file that is compared with an expectation.
+const FILE_MAX_BYTES: u64 = 1 << 20;
 
 /// The folders that every stage has.
 const FOLDERS: [&str; 4] = ["archive", "bin", "home", "tmp"];
@@ -34,11 +38,21 @@ pub(crate) struct Stage {
     folder: OwnedFd,
 }
 
+/// Something on a stage, found without following a link.
+struct Handle(OwnedFd);
+
+impl Handle {
+    /// A path that leads there, whatever happens on the stage.
+    fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+    }
+}
+
 /// Everything on a stage, to see whether it changed.
 pub(crate) type Snapshot = BTreeMap<PathBuf, Seen>;
 
-/// What a snapshot compares: inode, mode, owner, group and size; the time of the last write; the content.
-type Seen = ([u64; 5], (i64, i64), Option<Vec<u8>>);
+/// What a snapshot compares: inode, mode, owner, group and size; the times of the last write and change; the content.
+type Seen = ([u64; 5], [i64; 4], Option<Vec<u8>>);
 
 impl Stage {
     /// An empty stage in a new folder.
@@ -78,8 +92,9 @@ impl Stage {
             sidecar.iter().try_for_each(|sidecar| self.write(&format!("{at}.meta"), sidecar))?;
         }
         for (name, seconds) in &plan.times {
-            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(*seconds);
-            self.change(name, |path| File::options().write(true).open(path)?.set_modified(time))?;
+            let time = Timespec { tv_sec: *seconds, tv_nsec: 0 };
+            let times = Timestamps { last_access: time, last_modification: time };
+            self.change(name, |path| Ok(utimensat(CWD, path, &times, AtFlags::empty())?))?;
         }
         // The deepest first: a folder may be closed by its mode.
         for (name, mode) in plan.modes.iter().rev() {
@@ -135,11 +150,26 @@ impl Stage {
 
     /// Changes what is at a path, given another path that leads there without links.
     fn change(&self, path: &str, change: impl FnOnce(&Path) -> io::Result<()>) -> anyhow::Result<()> {
-        let found = open_beneath(&self.folder, path.as_ref(), OFlags::PATH);
-        let changed = found
-            .map_err(Into::into)
-            .and_then(|found| change(&Path::new("/proc/self/fd").join(found.as_raw_fd().to_string())));
+        let changed = self.find(path, OFlags::empty()).and_then(|found| change(&found.path()));
         changed.with_context(|| format!("cannot change {path} on the stage"))
+    }
+
+    /// The content of a file.
+    pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>, String> {
+        let found = self.find(path, OFlags::empty()).map_err(|error| plain(&error))?;
+        file::read(&found.path(), Links::Follow, FILE_MAX_BYTES).map_err(|error| error.to_string())
+    }
+
+    /// Whether there is anything at a path, perhaps a link.
+    pub(crate) fn has(&self, path: &str) -> io::Result<bool> {
+        match self.find(path, OFlags::NOFOLLOW) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            found => found.map(|_| true),
+        }
+    }
+
+    fn find(&self, path: &str, more: OFlags) -> io::Result<Handle> {
+        Ok(Handle(open_beneath(&self.folder, path.as_ref(), OFlags::PATH | more)?))
     }
 
     /// A command in a clean environment: nothing of the caller's may change what comes out. With a `setup` it finds the
@@ -152,7 +182,7 @@ impl Stage {
             search_path.push(":");
             search_path.push(&setup.env.search_path);
             // A build would replace the program under other smokes.
-            command.env("XTASK_BIN", &setup.own);
+            command.env("XTASK_BIN", &setup.xtask);
         }
         command.env("PATH", search_path);
         command.env("HOME", self.root.join("home")).env("TMPDIR", self.root.join("tmp"));
@@ -176,9 +206,9 @@ impl Stage {
             }
             // None if it is too large, unreadable, or not a regular file.
             let content = file::read(&path, Links::Refuse, COMPARED_MAX_BYTES).ok();
-            let modified = (stat.mtime(), stat.mtime_nsec());
+            let times = [stat.mtime(), stat.mtime_nsec(), stat.ctime(), stat.ctime_nsec()];
             let metadata = [stat.ino(), stat.mode().into(), stat.uid().into(), stat.gid().into(), stat.len()];
-            snapshot.insert(path, (metadata, modified, content));
+            snapshot.insert(path, (metadata, times, content));
         }
         Ok(snapshot)
     }

@@ -1,7 +1,6 @@
 //! The one place that starts other programs. [`run`] gives each a process group, a deadline and bounded output;
 //! [`spawn`] only starts it, as for the command of `lock-run`.
 
-use crate::sys::procfs;
 use crate::sys::signals::Signals;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -45,7 +44,7 @@ pub(crate) struct Finished {
     pub(crate) end: End,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
-    /// Some of the output was thrown away.
+    /// Some of the output was thrown away, or may still come: something had the pipe open when the command had ended.
     pub(crate) is_cut: bool,
 }
 
@@ -103,7 +102,7 @@ pub(crate) fn run(command: &mut Command, timeout: Duration, cancel: &Signals) ->
 }
 
 /// The same, but what the command leaves behind in its group is left alone, unless it had to be killed itself.
-pub(crate) fn run_alone(command: &mut Command, timeout: Duration, cancel: &Signals) -> io::Result<Finished> {
+pub(crate) fn run_leader(command: &mut Command, timeout: Duration, cancel: &Signals) -> io::Result<Finished> {
     Running::start(command)?.end(Instant::now() + timeout, cancel, Group::release)
 }
 
@@ -130,7 +129,7 @@ impl Running {
     ) -> io::Result<Finished> {
         let forced = watch(&self.group, &mut self.pipes, until, cancel)?;
         let status = if forced.is_none() { end(&mut self.group) } else { self.group.end() }?;
-        let is_cut = self.pipes.iter().any(|pipe| pipe.is_cut);
+        let is_cut = self.pipes.iter().any(|pipe| pipe.is_cut || (forced.is_none() && pipe.open.is_some()));
         let [stdout, stderr] = self.pipes.map(|pipe| pipe.output);
         Ok(Finished { end: forced.unwrap_or(End::Exited(status)), stdout, stderr, is_cut })
     }
@@ -151,8 +150,7 @@ fn watch(group: &Group, pipes: &mut [Pipe; 2], mut until: Instant, cancel: &Sign
         if Instant::now() >= until {
             let Some(signal) = signals.next() else { return Ok(forced) };
             forced.get_or_insert(End::TimedOut);
-            // A group that is already empty is what was wanted.
-            _ = group.signal(Some(signal));
+            _ = group.signal(signal);
             until = Instant::now() + END_TIMEOUT;
         }
     }
@@ -177,50 +175,23 @@ impl Group {
         Ok(Group { leader, is_reaped: false })
     }
 
-    /// The leader, whose pid is the group's number.
-    pub(crate) fn leader(&mut self) -> &mut Child {
-        &mut self.leader
-    }
-
-    /// Kills only the leader; its children live on in the group.
-    pub(crate) fn orphan(&mut self) -> io::Result<()> {
-        self.leader.kill()?;
-        self.release().map(drop)
-    }
-
     /// Waits for the leader, and leaves the others alone.
     fn release(&mut self) -> io::Result<ExitStatus> {
         self.is_reaped = true;
         self.leader.wait()
     }
 
-    /// Whether any member runs.
-    pub(crate) fn is_running(&self) -> bool {
-        (!self.is_reaped && procfs::is_running(self.leader.id().into())) || !self.others().is_empty()
-    }
-
-    /// The members that run, but for the leader.
-    fn others(&self) -> Vec<i32> {
-        let leader = self.leader.id() as i32;
-        let is_other =
-            |pid: &i32| *pid != leader && procfs::group(*pid) == Some(leader) && procfs::is_running(*pid as u64);
-        procfs::processes().unwrap_or_default().into_iter().filter(is_other).collect()
-    }
-
     /// Kills whatever is left of the group, and waits for the leader.
     pub(crate) fn end(&mut self) -> io::Result<ExitStatus> {
-        self.kill();
+        // A group that is already empty is what was wanted.
+        _ = self.signal(Signal::SIGKILL);
+        // It may have left its group.
+        self.leader.kill()?;
         self.release()
     }
 
-    /// Kills every member. Panics in debug builds if the group is already empty: its number may have been reused.
-    pub(crate) fn kill(&self) {
-        debug_assert!(!self.is_reaped || self.signal(None).is_ok(), "the group is empty");
-        _ = self.signal(Some(Signal::SIGKILL));
-    }
-
     /// Signals the group, whose number stays taken until its leader is waited for and no member is left (setpgid(2)).
-    fn signal(&self, signal: Option<Signal>) -> nix::Result<()> {
+    fn signal(&self, signal: Signal) -> nix::Result<()> {
         killpg(Pid::from_raw(self.leader.id() as i32), signal)
     }
 }

@@ -133,11 +133,6 @@ pub(crate) fn processes() -> io::Result<Vec<i32>> {
     numbers(open_folder("/proc")?)
 }
 
-/// The process group of a process.
-pub(crate) fn group(pid: i32) -> Option<i32> {
-    stat_number(pid, 5)
-}
-
 /// A process, its parent, and so on.
 pub(crate) fn lineage(pid: i32) -> impl Iterator<Item = i32> {
     let parent = |pid: &i32| stat_number(*pid, 4).filter(|&parent| parent > 0);

@@ -42,6 +42,12 @@ impl Checkout {
         for (file, text) in [
             ("fixtures/smokes/base/default.toml", ""),
             ("fixtures/smokes/programs/flock.sh", "#!/bin/sh\necho \"READY $$\"\nread -r x\n"),
+            ("fixtures/smokes/programs/hold-flock.sh", "#!/bin/sh\nexec flock -n \"$1\" \"${0%/*}/flock.sh\"\n"),
+            (
+                "fixtures/smokes/programs/hold-lock-run.sh",
+                "#!/bin/sh\nexec \"$XTASK_BIN\" lock-run --config \"${0%/*}/empty.json\" -- \"${0%/*}/flock.sh\"\n",
+            ),
+            ("fixtures/smokes/programs/empty.json", "{}"),
             ("shell", "#!/bin/sh\nPATH=/usr/bin:/bin\neval \"$1\"\n"),
             ("out/none", ""),
         ] {
@@ -51,8 +57,9 @@ impl Checkout {
         for (name, text) in cases {
             checkout.write(&format!("fixtures/smokes/{name}.toml"), text);
         }
-        for program in ["shell", "fixtures/smokes/programs/flock.sh"] {
-            std::fs::set_permissions(checkout.at(program), PermissionsExt::from_mode(0o755)).unwrap();
+        let programs = read_dir(checkout.at("fixtures/smokes/programs")).unwrap().map(|entry| entry.unwrap().path());
+        for program in programs.chain([checkout.at("shell")]) {
+            std::fs::set_permissions(program, PermissionsExt::from_mode(0o755)).unwrap();
         }
         checkout
     }
@@ -128,6 +135,16 @@ fn not_fooled() {
     }
     let held = "args = ['kill -KILL [HOLDER_PID]']\n[stage]\nlock.held.by = 'flock'\n[expect]\nexit = 0\n";
     assert_says(&mut Checkout::new(&[("case", held)]).shell(&[]), 1, &["the holder of the lock has ended"]);
+    let held = held.replace("'flock'", "'lock-run'").replace("exit = 0", "exit = 0\nwrites = true");
+    assert_says(&mut Checkout::new(&[("case", &held)]).shell(&[]), 1, &["the holder of the lock has ended"]);
+    assert_fails("true", "absent = ['/nonexistent']", "cannot look at /nonexistent");
+    assert_fails("true", "absent = ['[ROOT]/nonexistent']", "cannot look at [ROOT]/nonexistent");
+    assert_fails("true", r#"stdout.lacks = ["a\n"]"#, "is more than a line");
+    assert_fails(
+        "rmdir archive; ln -s /etc archive",
+        "writes = true\nfiles.'archive/passwd'.has = ['[..]']",
+        "too many levels of symbolic links",
+    );
     // Neither an interrupted smoke nor a forged outcome has passed.
     assert_fails("kill -TERM $PPID; sleep 30; exit 9", "", "somebody interrupted its process");
     assert_fails(
@@ -135,17 +152,20 @@ fn not_fooled() {
         "",
         "its process ended with signal 9",
     );
+    let forged = r#"{ printf '"Passed"'; head -c 9000000 /dev/zero | tr '\0' ' '; } >/proc/$PPID/fd/1; exit 9"#;
+    assert_fails(forged, "", "its process ended with exit code 0");
+    assert_fails("(sleep 1; echo late) &", "", "something still had it open after the end");
     // What is written late is written all the same, and what is left in the program's own group is left.
     let late = "mkfifo tmp/f; setsid sh -c 'echo >tmp/f; sleep 1; echo x >archive/new' >/dev/null 2>&1 & read -r x <tmp/f; rm tmp/f";
     assert_fails(late, "", "created ");
     let left = "mkfifo tmp/f; sh -c 'echo >tmp/f; exec sleep 1000' >/dev/null 2>&1 & read -r x <tmp/f; rm tmp/f";
     assert_fails(left, "writes = true", "(sleep) running, which was killed");
-    assert_fails("printf a", r#"stdout.is = "a\n[..]\n""#, "no newline at the end");
-    assert_fails(r"printf 'a\n\\ no newline at the end\n'", r#"stdout.is = "a""#, "stdout is not as expected");
+    assert_fails("printf a", r#"stdout.is = "a\n[..]\n""#, "only one of them ends with a newline");
+    assert_fails(r"printf 'a\nb'", r#"stdout.is = "a\n...\n""#, "only one of them ends with a newline");
     assert_fails("echo ...", "stdout.lacks = ['...']\nstdout.has = ['...']", "which `...` forbids");
     assert_fails(r"printf '\377\n'", r#"stdout.is = "\U0010FEFF\n""#, r"  + \xff");
     let flood = "head -c 9000000 /dev/zero | tr '\\0' x; echo; echo secret";
-    assert_fails(flood, "stdout.lacks = ['secret']", "it printed more than 8 MiB");
+    assert_fails(flood, "stdout.lacks = ['secret']", "it was more than 8 MiB");
 }
 
 fn not_flooded() {
@@ -179,6 +199,19 @@ fn no_process_outlives() {
     for pid in said.split("it left process ").skip(1).map(|rest| rest.split(' ').next().unwrap()) {
         assert!(!Path::new("/proc").join(pid).exists(), "{said}");
     }
+    // Nobody else's.
+    let mut run = command("bash");
+    run.args(["-c", r#"sleep 1000 >/dev/null 2>&1 & echo $! >"$0"; exec "$@""#]).arg(checkout.at("out/pid"));
+    let smokes = checkout.shell(&["other"]);
+    run.arg(smokes.get_program()).args(smokes.get_args());
+    run.envs(smokes.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    assert_says(&mut run, 0, &[]);
+    assert!(command("kill").arg(checkout.read("out/pid").trim()).status().unwrap().success());
+    // Where nobody is told of the end of a child.
+    let mut run = command("bash");
+    run.args(["-c", r#"trap '' CHLD; exec "$@""#, "bash"]).arg(smokes.get_program()).args(smokes.get_args());
+    run.envs(smokes.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    assert_says(&mut run, 0, &[]);
     // Of scripts too.
     checkout.write("scripts/tests/x-smoke.sh", &format!("cd $HOME/..; {daemon}"));
     assert_says(&mut checkout.smokes(&["x-smoke"]), 1, &["it left process "]);

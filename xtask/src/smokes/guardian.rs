@@ -2,10 +2,9 @@
 //! that process, and when either process is killed, the other one cleans up.
 
 use crate::smokes::expect::excerpt;
-use crate::smokes::orphans::{self, Orphans};
+use crate::smokes::orphans;
 use crate::smokes::runner;
 use crate::smokes::smoke::{Outcome, Setup, Smoke, selection};
-use crate::smokes::stage;
 use crate::sys::child::{self, End};
 use crate::sys::signals::Requester;
 use anyhow::Context;
@@ -22,7 +21,7 @@ const MARGIN: Duration = Duration::from_secs(60);
 /// Runs a smoke in a process of its own.
 pub(crate) fn start(smoke: &Smoke, setup: &Setup) -> anyhow::Result<Outcome> {
     let (folder, options) = (new_path().context("cannot find a place for the stage")?, setup.options);
-    let mut command = child::command(&setup.own);
+    let mut command = child::command(&setup.xtask);
     command.arg("smokes").args(selection(options));
     command.args(options.keep.then_some("--keep")).args(options.bless.then_some("--bless"));
     command.args(options.allow_skip.iter().flat_map(|name| ["--allow-skip", name]));
@@ -31,31 +30,19 @@ pub(crate) fn start(smoke: &Smoke, setup: &Setup) -> anyhow::Result<Outcome> {
     command.stdin(Stdio::piped());
     let finished = child::run(&mut command, runner::timeout(smoke) + MARGIN, setup.cancel);
     let finished = finished.context("cannot start the smoke's process")?;
-    let is_reported = matches!(finished.end, End::Exited(status) if status.success());
-    match serde_json::from_slice(&finished.stdout) {
-        Ok(Outcome::Cancelled) if is_reported && !setup.cancel.is_caught() => {
-            return Ok(Outcome::Failed(vec!["somebody interrupted its process".to_owned()]));
-        }
-        Ok(outcome) if is_reported => return Ok(outcome),
-        _ => {}
+    if matches!(finished.end, End::Exited(status) if status.success())
+        && !finished.is_cut
+        && let Ok(outcome) = serde_json::from_slice(&finished.stdout)
+    {
+        return Ok(outcome);
     }
     // It could not clean up, and what it has started may still write there.
-    setup.left.lock().unwrap_or_else(PoisonError::into_inner).push(folder);
-    Ok(match finished.end {
-        End::Cancelled => Outcome::Cancelled,
-        End::TimedOut => Outcome::Failed(vec!["its process did not end in time".to_owned()]),
-        End::Exited(status) => {
-            let (how, said) = (child::status_text(status), excerpt(&finished.stderr));
-            Outcome::Failed(vec![format!("its process ended with {how}, and said:\n{said}")])
-        }
-    })
-}
-
-/// Ends what is left of the smokes whose processes were killed, and removes their stages.
-pub(crate) fn clean_up(setup: &Setup) -> anyhow::Result<()> {
-    orphans::kill_children();
-    let left = setup.left.lock().unwrap_or_else(PoisonError::into_inner);
-    left.iter().try_for_each(|folder| stage::remove(folder).context("cannot remove the stage"))
+    setup.stages_left.lock().unwrap_or_else(PoisonError::into_inner).push(folder);
+    let how = match finished.end {
+        End::Exited(status) => format!("ended with {}", child::status_text(status)),
+        End::TimedOut | End::Cancelled => "did not end in time".to_owned(),
+    };
+    Ok(Outcome::Failed(vec![format!("its process {how}, and said:\n{}", excerpt(&finished.stderr))]))
 }
 
 /// A path that does not exist yet: the smoke's process creates the folder, and removes it.
@@ -66,10 +53,10 @@ fn new_path() -> io::Result<PathBuf> {
 
 /// Runs a smoke in this process, which has nothing else to do.
 pub(crate) fn run(smoke: &Smoke, setup: &Setup, folder: &Path) -> anyhow::Result<Outcome> {
-    let mut orphans = Orphans::adopt().context("cannot become the parent of orphans")?;
+    let _adopted = orphans::adopt()?;
     let request = setup.cancel.requester().context("cannot copy a pipe")?;
     Builder::new().spawn(move || end_with_parent(&request)).context("cannot start a thread")?;
-    Ok(runner::run(smoke, setup, folder, &mut orphans))
+    runner::run(smoke, setup, folder)
 }
 
 /// Asks this process to end when its standard input does.
