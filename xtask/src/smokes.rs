@@ -15,6 +15,7 @@ mod report;
 mod runner;
 mod skip;
 mod smoke;
+mod snapshot;
 mod stage;
 
 use crate::cli::{self, Format};

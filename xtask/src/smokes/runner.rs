@@ -11,7 +11,8 @@ use crate::smokes::orphans::{children, settle};
 use crate::smokes::pattern::lines;
 use crate::smokes::skip;
 use crate::smokes::smoke::{Kind, Outcome, Setup, Smoke};
-use crate::smokes::stage::{self, Stage, changes};
+use crate::smokes::snapshot::{changes, snapshot};
+use crate::smokes::stage::{self, Stage};
 use crate::sys::child::{self, End, Finished};
 use crate::sys::procfs::is_running;
 use anyhow::Context;
@@ -73,11 +74,11 @@ fn run_case(smoke: &Smoke, case: &Case, setup: &Setup, stage: &mut Stage) -> any
     let held = case.stage.held();
     let holder = held.map(|plan| holder::start(plan, stage, setup)).transpose()?;
     let mut command = command(case, setup, stage)?;
-    let snapshot = || stage.snapshot().context("cannot read the stage");
-    let (before, known) = (snapshot()?, children());
+    let seen = || snapshot(&stage.root).context("cannot read the stage");
+    let (before, known) = (seen()?, children());
     let finished = child::run_leader(&mut command, CASE_TIMEOUT, setup.cancel).context("cannot start the program")?;
     let mut faults = settle(&known, setup.cancel);
-    let changes = if case.expect.writes { Vec::new() } else { changes(&before, &snapshot()?) };
+    let changes = if case.expect.writes { Vec::new() } else { changes(&before, &seen()?) };
     if !changes.is_empty() {
         faults.push(format!("the stage was changed:\n{}", excerpt(changes.join("\n").as_bytes())));
     }

@@ -10,19 +10,14 @@ use anyhow::Context;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::fs::{ftruncate, mkdirat, mknodat, open, openat, openat2, renameat, symlinkat, unlinkat, utimensat};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
-
-/// Maximum size of a file whose content a snapshot compares. What changes it changes its times, too, unless it was
-/// created a moment ago.
-const COMPARED_MAX_BYTES: u64 = 64 << 10;
 
 /// Maximum size of a file that is compared with an expectation.
 const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -47,12 +42,6 @@ impl Handle {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
     }
 }
-
-/// Everything on a stage, to see whether it changed.
-pub(crate) type Snapshot = BTreeMap<PathBuf, Seen>;
-
-/// What a snapshot compares: inode, mode, owner, group and size; the times of the last write and change; the content.
-type Seen = ([u64; 5], [i64; 4], Option<Vec<u8>>);
 
 impl Stage {
     /// An empty stage in a new folder.
@@ -189,29 +178,6 @@ impl Stage {
         command.envs([("LC_ALL", "C"), ("TZ", "UTC"), ("NO_COLOR", "1"), ("RUST_BACKTRACE", "0"), ("COLUMNS", "100")]);
         command
     }
-
-    /// What is on the stage now, as far as its user can read it.
-    pub(crate) fn snapshot(&self) -> io::Result<Snapshot> {
-        let (mut snapshot, mut left) = (Snapshot::new(), vec![self.root.clone()]);
-        while let Some(path) = left.pop() {
-            let stat = match fs::symlink_metadata(&path) {
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => continue,
-                stat => stat?,
-            };
-            if stat.is_dir() {
-                match fs::read_dir(&path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()) {
-                    Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
-                    entries => left.extend::<Vec<PathBuf>>(entries?),
-                }
-            }
-            // None if it is too large, unreadable, or not a regular file.
-            let content = file::read(&path, Links::Refuse, COMPARED_MAX_BYTES).ok();
-            let times = [stat.mtime(), stat.mtime_nsec(), stat.ctime(), stat.ctime_nsec()];
-            let metadata = [stat.ino(), stat.mode().into(), stat.uid().into(), stat.gid().into(), stat.len()];
-            snapshot.insert(path, (metadata, times, content));
-        }
-        Ok(snapshot)
-    }
 }
 
 /// Removes a stage, whatever its modes. It may already be gone.
@@ -253,17 +219,6 @@ fn create(folder: BorrowedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     openat(folder, name, flags, Mode::from_raw_mode(0o600))
 }
 
-/// The differences between two snapshots, a line each.
-pub(crate) fn changes(before: &Snapshot, after: &Snapshot) -> Vec<String> {
-    let paths: BTreeSet<&PathBuf> = before.keys().chain(after.keys()).collect();
-    let change = |path: &PathBuf| match (before.get(path), after.get(path)) {
-        (Some(_), None) => Some(format!("removed {}", crate::text::path(path))),
-        (None, _) => Some(format!("created {}", crate::text::path(path))),
-        (before, now) => (before != now).then(|| format!("changed {}", crate::text::path(path))),
-    };
-    paths.into_iter().filter_map(change).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,20 +229,6 @@ mod tests {
 
     fn plan(text: &str) -> StagePlan {
         toml::from_str(text).unwrap()
-    }
-
-    #[test]
-    fn every_change_on_the_stage_is_seen() {
-        let folder = tempfile::tempdir().unwrap();
-        let stage = stage(folder.path());
-        let before = stage.snapshot().unwrap();
-        assert_eq!(changes(&before, &stage.snapshot().unwrap()), [""; 0]);
-        stage.write("archive/new", "x").unwrap();
-        let found = changes(&before, &stage.snapshot().unwrap());
-        assert_eq!(found.len(), 3, "the file, its folder, and the root's time: {found:?}");
-        let before = stage.snapshot().unwrap();
-        stage.write("archive/new", "y").unwrap();
-        assert_eq!(changes(&before, &stage.snapshot().unwrap()).len(), 1);
     }
 
     #[test]
@@ -314,7 +255,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let stage = stage(folder.path());
         stage.set(&plan("files = { 'a/b/c' = '' }\nmodes = { 'a' = 0, 'a/b' = 0 }")).unwrap();
-        assert!(stage.snapshot().is_ok());
+        assert!(crate::smokes::snapshot::snapshot(&stage.root).is_ok());
         remove(&stage.root).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
