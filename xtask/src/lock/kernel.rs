@@ -67,31 +67,42 @@ impl Scope {
 impl Table {
     /// Reads the table once. A line that is there is the truth; that one is not there takes more to prove.
     pub(crate) fn read(scope: &Scope, until: Instant) -> io::Result<Table> {
-        let is_shared = |entry: &Entry| entry.is_waiter || (entry.lock_type == LockType::Flock && !entry.is_exclusive);
-        let table = Table::default().read_more(scope, &PIECE_BYTES[..1], until)?;
-        if table.entries.is_empty() || !table.entries.iter().all(is_shared) {
-            return Ok(table);
-        }
-        pause(SHARED_LOCK_RECHECK);
-        Table::default().read_more(scope, &PIECE_BYTES[..1], until)
+        Table::read_by(scope, &mut by_kernel(until))
     }
 
     /// Reads on until nothing can have been missed, or the lock is held.
     pub(crate) fn prove(self, scope: &Scope, until: Instant) -> io::Result<Table> {
+        self.prove_by(scope, &mut by_kernel(until))
+    }
+
+    fn read_by(scope: &Scope, reader: &mut impl FnMut(usize, Take) -> io::Result<bool>) -> io::Result<Table> {
+        let is_shared = |entry: &Entry| entry.is_waiter || (entry.lock_type == LockType::Flock && !entry.is_exclusive);
+        let table = Table::default().read_more(scope, &PIECE_BYTES[..1], reader)?;
+        if table.entries.is_empty() || !table.entries.iter().all(is_shared) {
+            return Ok(table);
+        }
+        pause(SHARED_LOCK_RECHECK);
+        Table::default().read_more(scope, &PIECE_BYTES[..1], reader)
+    }
+
+    fn prove_by(self, scope: &Scope, reader: &mut impl FnMut(usize, Take) -> io::Result<bool>) -> io::Result<Table> {
         if self.is_whole || (self.is_held() && !scope.is_own) {
             return Ok(self);
         }
-        Ok(Table { is_whole: true, ..self.read_more(scope, &PIECE_BYTES[1..], until)? })
+        Ok(Table { is_whole: true, ..self.read_more(scope, &PIECE_BYTES[1..], reader)? })
     }
 
-    /// Adds readings of `/proc/locks` in pieces of these sizes, until one was short: that came in one piece, and
-    /// nothing can have been missed.
-    fn read_more(mut self, scope: &Scope, pieces_bytes: &[usize], until: Instant) -> io::Result<Table> {
-        self.is_whole = false;
+    /// Adds readings in pieces of these sizes, until one was short: that came in one piece, and nothing can have been
+    /// missed.
+    fn read_more(
+        mut self,
+        scope: &Scope,
+        pieces_bytes: &[usize],
+        reader: &mut impl FnMut(usize, Take) -> io::Result<bool>,
+    ) -> io::Result<Table> {
         for &piece_bytes in pieces_bytes {
-            let is_whole = read_table(&open()?, piece_bytes, until, |lines| self.add(scope, lines))?;
-            if is_whole {
-                return Ok(Table { is_whole, ..self });
+            if reader(piece_bytes, &mut |lines| self.add(scope, lines))? {
+                return Ok(Table { is_whole: true, ..self });
             }
         }
         Ok(self)
@@ -130,6 +141,14 @@ impl Table {
     pub(crate) fn has_delegation(&self) -> bool {
         self.entries.iter().any(|entry| entry.lock_type == LockType::Delegation)
     }
+}
+
+/// What is done with lines of the table.
+type Take<'a> = &'a mut dyn FnMut(&str);
+
+/// Reads the kernel's own table.
+fn by_kernel(until: Instant) -> impl FnMut(usize, Take) -> io::Result<bool> {
+    move |piece_bytes, take| read_table(&open()?, piece_bytes, until, take)
 }
 
 /// Reads a table in pieces of this size and gives whole lines to `take`. The result is whether it came in one
@@ -286,13 +305,69 @@ mod tests {
         assert_eq!(says(&[DELEGATION, FCNTL_WAITER]), (false, false, false, true, 1));
     }
 
+    /// Tables that are read one after the other; the second value: it was whole.
+    fn tables(tables: &[(&[&str], bool)]) -> std::vec::IntoIter<(String, bool)> {
+        let tables: Vec<(String, bool)> = tables.iter().map(|(lines, is_whole)| (lines.concat(), *is_whole)).collect();
+        tables.into_iter()
+    }
+
+    fn reader(tables: &mut impl Iterator<Item = (String, bool)>) -> impl FnMut(usize, Take) -> io::Result<bool> {
+        move |_, take| {
+            let (lines, is_whole) = tables.next().unwrap();
+            take(&lines);
+            Ok(is_whole)
+        }
+    }
+
+    fn scope(is_own: bool) -> Scope {
+        Scope { keys: vec![key(10)], device: None, is_own }
+    }
+
+    #[test]
+    fn a_shared_lock_is_looked_at_twice() {
+        let is_held = |read: &[(&[&str], bool)]| {
+            let mut tables = tables(read);
+            let table = Table::read_by(&scope(false), &mut reader(&mut tables)).unwrap();
+            assert_eq!(tables.len(), 0, "all are read");
+            table.is_held()
+        };
+        let started = Instant::now();
+        assert!(!is_held(&[(&[SHARED], true), (&[], true)]), "it was a status run's probe");
+        assert!(started.elapsed() >= SHARED_LOCK_RECHECK);
+        assert!(is_held(&[(&[SHARED, WAITER], true), (&[SHARED], true)]));
+        for once in [&[HELD][..], &[HELD, WAITER], &[SHARED, FCNTL]] {
+            assert!(is_held(&[(once, true)]), "{once:?}");
+        }
+        assert!(!is_held(&[(&[OTHER], true)]) && !is_held(&[(&[DELEGATION], true)]));
+    }
+
+    #[test]
+    fn an_absence_is_proved_by_a_whole_table_or_many_readings() {
+        let proved = |start: &[&str], is_own: bool, read: &[(&[&str], bool)]| {
+            let mut start = table(start, None);
+            start.is_whole = read.is_empty() && !start.is_held();
+            let mut tables = tables(read);
+            let proved = start.prove_by(&scope(is_own), &mut reader(&mut tables)).unwrap();
+            assert_eq!(tables.len(), 0, "all are read");
+            (proved.is_held(), proved.is_whole)
+        };
+        assert_eq!(proved(&[], false, &[]), (false, true), "it was whole already");
+        assert_eq!(proved(&[HELD], false, &[]), (true, false), "it is held, and nothing else matters");
+        assert_eq!(proved(&[], false, &[(&[], true)]), (false, true));
+        assert_eq!(proved(&[HELD], true, &[(&[], false), (&[], true)]), (true, true));
+        let none: (&[&str], bool) = (&[], false);
+        assert_eq!(proved(&[], false, &[none; 4]), (false, true));
+        assert_eq!(proved(&[], false, &[none, none, none, (&[HELD], false)]), (true, true), "found at last");
+    }
+
     /// A reading of a file as the table: whether it is whole, and what was taken, piece by piece.
     fn reading(text: &str, piece_bytes: usize) -> (bool, Vec<String>) {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let until = Instant::now() + Duration::from_secs(60);
         let mut taken = Vec::new();
-        let is_whole = read_table(file.as_file(), piece_bytes, until, |lines| taken.push(lines.to_owned())).unwrap();
+        let is_whole =
+            read_table(file.as_file(), piece_bytes, until, &mut |lines: &str| taken.push(lines.to_owned())).unwrap();
         (is_whole, taken)
     }
 
@@ -322,7 +397,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), HELD).unwrap();
         let past = Instant::now() - Duration::from_secs(1);
-        assert!(read_table(file.as_file(), 4096, past, |_| {}).is_err());
+        assert!(read_table(file.as_file(), 4096, past, &mut |_: &str| {}).is_err());
     }
 
     #[test]

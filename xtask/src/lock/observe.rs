@@ -135,17 +135,7 @@ fn look(lock: &Path) -> Observation {
         seen.has_folder = seen.has_file || folder.is_dir();
         let needed = if seen.has_file { lock } else { folder };
         seen.may_open = accessat(CWD, needed, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS).is_ok();
-        let is_fresh = match (&seen.lock, &file) {
-            // Somebody else's lock may have come or gone during the walk.
-            (Lock::NoFile, _) => !seen.may_have_lost_its_file() && file::find(lock).is_ok_and(|now| now.is_none()),
-            (Lock::NotHeld, Some(file)) => file.is_at(lock),
-            // It may have been released before its holder was found.
-            (Lock::Held, _) => {
-                seen.via != ObservedVia::ProcLocks || !seen.walk.is_complete || !seen.walk.holders.is_empty()
-            }
-            _ => true,
-        };
-        if is_fresh {
+        if seen.is_fresh(file.as_ref(), lock) {
             return seen;
         }
         last = Some(seen);
@@ -153,9 +143,7 @@ fn look(lock: &Path) -> Observation {
             break;
         }
     }
-    // Of a lock that keeps changing only what is no comfort may be said.
-    let is_answer = |seen: &Observation| seen.lock == Lock::Held || seen.may_have_lost_its_file();
-    last.filter(is_answer).unwrap_or_else(|| {
+    last.filter(Observation::is_no_comfort).unwrap_or_else(|| {
         let why = "the lock file keeps being replaced".to_owned();
         Observation::unknown(why, Claim::read(lock), Walk::default())
     })
@@ -190,11 +178,9 @@ fn look_at(lock: &Path, file: Option<&LockFile>, until: Instant) -> Observation 
         }
     };
     let mut seen = Observation::new(lock, via, claim, walk);
-    seen.waiters = table.as_ref().map_or(0, Table::waiters);
-    if via == ObservedVia::ProcLocks && table.is_ok_and(|table| table.has_fcntl_lock() && !table.has_flock()) {
-        seen.notes.push(
-            "this is an fcntl lock, as an NFS client's looks on its server; a scrape on this machine would not notice it",
-        );
+    if let Ok(table) = &table {
+        seen.waiters = table.waiters();
+        seen.note_fcntl_lock(table);
     }
     if let Some(file) = file {
         seen.note_remote_locks(file);
@@ -280,6 +266,34 @@ impl Observation {
     /// There is a sidecar but no lock file: it was deleted, and a process that was not inspected may hold it.
     pub(crate) fn may_have_lost_its_file(&self) -> bool {
         self.lock == Lock::NoFile && self.claim.has_sidecar() && !self.walk.is_conclusive
+    }
+
+    /// Whether nothing that matters has changed during the look.
+    fn is_fresh(&self, file: Option<&LockFile>, lock: &Path) -> bool {
+        match (&self.lock, file) {
+            // Somebody else's lock may have come or gone during the walk.
+            (Lock::NoFile, _) => !self.may_have_lost_its_file() && file::find(lock).is_ok_and(|now| now.is_none()),
+            (Lock::NotHeld, Some(file)) => file.is_at(lock),
+            // It may have been released before its holder was found.
+            (Lock::Held, _) => {
+                self.via != ObservedVia::ProcLocks || !self.walk.is_complete || !self.walk.holders.is_empty()
+            }
+            _ => true,
+        }
+    }
+
+    /// Of a lock that keeps changing only this may be said.
+    fn is_no_comfort(&self) -> bool {
+        self.lock == Lock::Held || self.may_have_lost_its_file()
+    }
+
+    /// Notes that a lock is another kind than the scrapes', if the table shows it.
+    fn note_fcntl_lock(&mut self, table: &Table) {
+        if table.has_fcntl_lock() && !table.has_flock() {
+            self.notes.push(
+                "this is an fcntl lock, as an NFS client's looks on its server; a scrape on this machine would not notice it",
+            );
+        }
     }
 
     /// Notes what another host, or nobody, may see.
@@ -373,5 +387,57 @@ mod tests {
         std::fs::write(folder.path().join("lock.meta"), "pid=99999999\n").unwrap();
         assert!(may_be_lost(Lock::NoFile, false));
         assert!(!may_be_lost(Lock::NoFile, true) && !may_be_lost(Lock::NotHeld, false));
+    }
+
+    #[test]
+    fn what_changed_during_the_look_is_not_fresh() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let text = || crate::text::Foreign(Vec::new());
+        let holder = walk::Holder { pid: 1, command: text(), user: None, unit: None, container: None, started: None };
+        let walk = |is_complete| Walk { is_complete, is_conclusive: true, ..Walk::default() };
+        let is_fresh = |lock: Lock, via, walk, file: Option<&LockFile>| {
+            Observation::new(lock, via, Claim::read(&path), walk).is_fresh(file, &path)
+        };
+        assert!(is_fresh(Lock::NoFile, ObservedVia::Path, walk(true), None));
+        std::fs::write(&path, "").unwrap();
+        assert!(!is_fresh(Lock::NoFile, ObservedVia::Path, walk(true), None), "now there is a file");
+        let file = file::find(&path).unwrap();
+        assert!(is_fresh(Lock::NotHeld, ObservedVia::ProcLocks, walk(true), file.as_ref()));
+        std::fs::rename(&path, folder.path().join("aside")).unwrap();
+        assert!(!is_fresh(Lock::NotHeld, ObservedVia::ProcLocks, walk(true), file.as_ref()), "the file has gone");
+        std::fs::write(folder.path().join("lock.meta"), "pid=99999999\n").unwrap();
+        let lost = Walk { is_conclusive: false, ..walk(true) };
+        assert!(!is_fresh(Lock::NoFile, ObservedVia::Path, lost, None), "it may have been lost");
+        // In the table, but nobody was met who has it.
+        let held = |via, walk| is_fresh(Lock::Held, via, walk, file.as_ref());
+        assert!(!held(ObservedVia::ProcLocks, walk(true)) && held(ObservedVia::ProcLocks, walk(false)));
+        assert!(held(ObservedVia::Fdinfo, walk(true)));
+        assert!(held(ObservedVia::ProcLocks, Walk { holders: vec![holder], ..walk(true) }));
+        assert!(is_fresh(Lock::Unknown(String::new()), ObservedVia::Nothing, walk(true), file.as_ref()));
+    }
+
+    #[test]
+    fn of_a_changing_lock_only_bad_news_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let seen = |lock: Lock| Observation::new(lock, ObservedVia::Path, Claim::read(&path), Walk::default());
+        assert!(seen(Lock::Held).is_no_comfort());
+        assert!(!seen(Lock::NotHeld).is_no_comfort() && !seen(Lock::NoFile).is_no_comfort());
+        std::fs::write(folder.path().join("lock.meta"), "pid=99999999\n").unwrap();
+        assert!(seen(Lock::NoFile).is_no_comfort());
+    }
+
+    #[test]
+    fn only_an_fcntl_lock_alone_is_noted() {
+        use crate::lock::table::parse_line;
+        let notes = |lines: &[&str]| {
+            let entries = lines.iter().filter_map(|line| parse_line(line)).collect();
+            let mut seen = Observation::unknown(String::new(), Claim::None, Walk::default());
+            seen.note_fcntl_lock(&Table { entries, ..Table::default() });
+            seen.notes.len()
+        };
+        let [flock, fcntl] = ["1: FLOCK ADVISORY WRITE 7 fe:00:10 0 EOF", "2: POSIX ADVISORY WRITE 9 fe:00:10 0 EOF"];
+        assert_eq!([notes(&[]), notes(&[flock]), notes(&[fcntl]), notes(&[flock, fcntl])], [0, 0, 1, 0]);
     }
 }

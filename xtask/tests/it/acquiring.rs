@@ -1,5 +1,6 @@
 //! The acquiring side, with the real programs of the other side.
 
+use crate::findings::until;
 use crate::sandbox::{Sandbox, command};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
@@ -77,6 +78,10 @@ pub(crate) fn waiting() {
     let sandbox = Sandbox::new();
     let mut holder = lock_run(&sandbox, UNTIL_END_OF_INPUT);
     let mut waiter = sandbox.ask_with(&["--wait=20s"]).stdout(Stdio::piped()).spawn().unwrap();
+    until("it watches the holder", || {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", waiter.id())).unwrap().flatten();
+        fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|to| to.to_string_lossy().contains("[pidfd]"))
+    });
     drop(holder.stdin.take());
     holder.wait().unwrap();
     let ended = Instant::now();

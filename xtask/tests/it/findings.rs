@@ -198,7 +198,7 @@ fn holder(sandbox: &Sandbox, wrapper: &[&str]) -> Talker {
 
 /// Looks until something is so; nothing tells when.
 #[track_caller]
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + HANGS;
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}: not within {HANGS:?}");
