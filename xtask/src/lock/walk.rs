@@ -183,3 +183,57 @@ fn has_gone(error: &io::Error) -> bool {
 fn none_if_gone(error: io::Error) -> io::Result<Vec<i32>> {
     if has_gone(&error) { Ok(Vec::new()) } else { Err(error) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::sidecar::Claim;
+    use std::time::Duration;
+
+    fn error(errno: Errno) -> io::Error {
+        errno.into()
+    }
+
+    #[test]
+    fn only_a_process_that_has_ended_is_gone() {
+        assert!(has_gone(&error(Errno::NOENT)) && has_gone(&error(Errno::SRCH)));
+        for errno in [Errno::ACCESS, Errno::PERM, Errno::IO, Errno::MFILE, Errno::NOMEM] {
+            assert!(!has_gone(&error(errno)) && none_if_gone(error(errno)).is_err(), "{errno}");
+        }
+        assert_eq!(none_if_gone(error(Errno::SRCH)).unwrap(), [0; 0]);
+    }
+
+    #[test]
+    fn what_is_not_looked_at_is_an_error_and_what_has_gone_is_not() {
+        let (claim, soon) = (Claim::None, Instant::now() + Duration::from_secs(60));
+        let wanted = Wanted::new(Path::new("/nonexistent/lock"), None, &claim);
+        let own = i32::try_from(std::process::id()).unwrap();
+        let look = |pid: i32, until: Instant| look_at(&wanted, pid, until, &mut Vec::new(), &mut HashSet::new());
+        assert!(look(99_999_999, soon).is_ok() && look(own, soon).is_ok());
+        let past = Instant::now() - Duration::from_secs(1);
+        assert!(look(own, past).is_err() && !walk(&wanted, past).is_complete);
+    }
+
+    #[test]
+    fn the_recorded_process_is_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = folder.path().join("lock");
+        std::fs::write(folder.path().join("lock.meta"), format!("pid={}\n", std::os::unix::process::parent_id()))
+            .unwrap();
+        let claim = Claim::read(&lock);
+        let unreadable = |until: Instant| walk(&Wanted::new(&lock, None, &claim), until).recorded_unreadable;
+        assert_eq!(unreadable(Instant::now() + Duration::from_secs(60)), None);
+        let why = unreadable(Instant::now() - Duration::from_secs(1));
+        assert_eq!(why.as_deref(), Some("there was no time left"));
+    }
+
+    #[test]
+    fn who_has_a_file_open_is_found_without_asking_the_file_system() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().canonicalize().unwrap();
+        let holders =
+            |path: &Path| open_at(path).into_iter().map(|holder| holder.pid.cast_unsigned()).collect::<Vec<_>>();
+        assert!(holders(&path).contains(&std::process::id()));
+        assert_eq!(holders(&path.with_extension("other")), [0; 0]);
+    }
+}
