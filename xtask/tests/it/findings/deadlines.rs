@@ -116,7 +116,7 @@ fn unlimited(sandbox: &Sandbox, args: &[&str]) -> Command {
     run
 }
 
-/// Asks and tries with the lock free, held, and held and deleted: each is answered in time, and
+/// Asks and tries with the lock stale, held, and held and deleted: each is answered in time, and
 /// never wrong. Beyond the contract's numbers, and where some process cannot be inspected, it may be that
 /// nothing is known.
 #[track_caller]
@@ -136,7 +136,9 @@ fn assert_right_in_time(sandbox: &Sandbox) {
     let record =
         |pid: u32| std::fs::write(sandbox.at("archive/.dce-scrape.lock.meta"), format!("pid={pid}\n")).unwrap();
     std::fs::write(sandbox.lock(), "").unwrap();
-    ask("free", "free");
+    if is_heavy() {
+        ask("free", "free");
+    }
     record(99_999_999);
     ask("stale", "stale");
     let _holder = holder(sandbox, &[]);
@@ -170,7 +172,7 @@ fn many_descriptors() {
 /// As much as a few looks, and not as much as the looks of all that time.
 fn waiting_costs_little() {
     let sandbox = Sandbox::new();
-    let (processes, wait) = if is_heavy() { ("3000", "--wait=10s") } else { ("1000", "--wait=3s") };
+    let (processes, wait) = if is_heavy() { ("3000", "--wait=10s") } else { ("1000", "--wait=2s") };
     let file = sandbox.at("file");
     let _crowd = Talker::start(&mut unlimited(&sandbox, &["crowd", file.to_str().unwrap(), processes, "1"]));
     let _holder = holder(&sandbox, &[]);
