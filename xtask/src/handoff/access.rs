@@ -42,3 +42,22 @@ fn obstacle(at: &Path, access: Access) -> Option<String> {
     };
     Some(format!("cannot write in `{}`: {why}", path(at)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_no_file_and_what_is_missing_is_no_obstacle() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("file"), "").unwrap();
+        assert!(file_obstacle(folder.path()).unwrap().ends_with("is a folder"));
+        assert!(folder_obstacle(&at("file")).unwrap().ends_with("is not a folder"));
+        for missing in [file_obstacle(&at("none")), folder_obstacle(&at("none")), nearest_obstacle(&at("none/x"))] {
+            assert_eq!(missing, None);
+        }
+        assert_eq!((file_obstacle(&at("file")), folder_obstacle(folder.path())), (None, None));
+        assert_eq!((nearest(&at("none/x/y")), nearest(&at("file"))), (folder.path(), at("file").as_path()));
+    }
+}

@@ -322,13 +322,31 @@ mod tests {
     use crate::sys::signals::Signals;
     use std::sync::Arc;
 
-    fn walk(root: &Path, scraped: Scraped) -> Archive {
+    fn place(root: &Path, scraped: Scraped) -> Place {
         let watch = Watch::new(Signals::catch(&[]).unwrap(), Arc::default());
         let folder = OutputDir { written: root.to_str().unwrap().to_owned(), path: root.into() };
-        match look(&Question { folder, reads: Reads::Ends, scraped }, &watch) {
+        look(&Question { folder, reads: Reads::Ends, scraped }, &watch)
+    }
+
+    fn walk(root: &Path, scraped: Scraped) -> Archive {
+        match place(root, scraped) {
             Place::Found(archive) => *archive,
             _ => panic!("not found"),
         }
+    }
+
+    #[test]
+    fn what_is_in_the_way_of_an_archive_matters_only_if_it_is_scraped() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "file", "");
+        let obstacle = |name: &str, scraped: Scraped| match place(&folder.path().join(name), scraped) {
+            Place::Missing(why) => why,
+            _ => panic!("not missing"),
+        };
+        assert_eq!(obstacle("none/deep", Scraped::All), None);
+        let why = obstacle("file/deep", Scraped::All).unwrap();
+        assert!(why.ends_with("/file/deep`: not a directory"), "{why}");
+        assert_eq!(obstacle("file/deep", Scraped::Nothing), None);
     }
 
     fn write(root: &Path, name: &str, text: &str) {
