@@ -416,4 +416,36 @@ mod tests {
         assert_eq!(broken(Scraped::All), ("bp".to_owned(), 0, 1), "where the map leads counts");
         assert_eq!(broken(only(8)), (String::new(), 0, 1));
     }
+
+    #[test]
+    fn only_a_whole_reading_finds_damage_in_the_middle() {
+        let folder = tempfile::tempdir().unwrap();
+        let filler = "\"x\",\n".repeat(END_BYTES);
+        let damaged = format!(
+            r#"{{"channel": {{"id": "1000000000000001"}}, "messages": [{filler} damage {filler} "x"], "messageCount": 1}}"#
+        );
+        write(folder.path(), "a [1000000000000001].json", &damaged);
+        let broken = |reads| {
+            let watch = Watch::new(Signals::catch(&[]).unwrap(), Arc::default());
+            let path = folder.path().to_path_buf();
+            let folder = OutputDir { written: path.display().to_string(), path };
+            match look(&Question { folder, reads, scraped: Scraped::All }, &watch) {
+                Place::Found(archive) => archive.broken.len(),
+                _ => panic!("not found"),
+            }
+        };
+        assert_eq!([broken(Reads::Names), broken(Reads::Ends), broken(Reads::Whole)], [0, 0, 1]);
+    }
+
+    #[test]
+    fn a_name_must_have_room_for_what_the_scraper_appends() {
+        let folder = tempfile::tempdir().unwrap();
+        let end = " [1000000000000001].json";
+        for length in [NAME_MAX_BYTES, NAME_MAX_BYTES + 1] {
+            write(folder.path(), &format!("{}{end}", "x".repeat(length - end.len())), &export(1_000_000_000_000_001));
+        }
+        let unwritable = walk(folder.path(), Scraped::All).unwritable;
+        assert_eq!(unwritable.len(), 1);
+        assert!(unwritable[0].contains(&format!("{} bytes are too long", NAME_MAX_BYTES + 1)), "{unwritable:?}");
+    }
 }

@@ -138,6 +138,7 @@ mod tests {
             let file = file_on(fs_type);
             assert_eq!((file.locks(), has_unique_keys(&file.mount)), (locks, is_unique), "{fs_type}");
             assert_eq!(has_local_locks(&file.mount), locks == Locks::Local, "{fs_type}");
+            assert!(!is_nfs(&file.path_fd), "wherever this runs");
         }
     }
 
