@@ -73,10 +73,14 @@ impl cli::Smokes {
         let known = orphans::children();
         let _adopted = orphans::adopt()?;
         let ended = run_all(&smokes, &setup, &workspace);
-        // What the smokes whose processes were killed have left.
-        orphans::settle(&known, &cancel);
-        for folder in setup.stages_left.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            stage::remove(folder).with_context(|| format!("cannot remove the stage {}", path(folder)))?;
+        let left = setup.stages_left.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // What smokes whose processes were killed have left; it cannot be told from what the caller's children left.
+        if !left.is_empty() && known.is_empty() {
+            orphans::settle(&[], &cancel);
+        }
+        let removed = left.iter().map(|folder| (folder, stage::remove(folder)));
+        for (folder, error) in removed.filter_map(|(folder, removed)| Some((folder, removed.err()?))) {
+            output::complain(&format!("ERROR: cannot remove the stage {}: {error}\n", path(folder)));
         }
         let ended = ended?;
         if cancel.is_caught() {
@@ -150,9 +154,9 @@ fn run_all(smokes: &[Smoke], setup: &Setup, workspace: &Path) -> anyhow::Result<
 
 /// Runs a smoke as often as asked for. One that passes only sometimes has failed.
 fn repeated(smoke: &Smoke, setup: &Setup) -> Outcome {
-    let runs = setup.options.repeat.0;
-    let (mut failures, mut first_problems) = (0, None);
-    for _ in 0..runs {
+    let (mut runs, mut failures, mut first_problems) = (0, 0, None);
+    while runs < setup.options.repeat.0 {
+        runs += 1;
         match guardian::start(smoke, setup).unwrap_or_else(|error| Outcome::Failed(vec![format!("{error:#}")])) {
             Outcome::Passed => {}
             Outcome::Failed(problems) => {
@@ -163,7 +167,8 @@ fn repeated(smoke: &Smoke, setup: &Setup) -> Outcome {
             other if first_problems.is_none() => return other,
             _ => {}
         }
-        if setup.cancel.is_caught() {
+        // With --keep, the stage of the first failure is the one to look at.
+        if setup.cancel.is_caught() || (setup.options.keep && failures > 0) {
             break;
         }
     }

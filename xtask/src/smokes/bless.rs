@@ -11,6 +11,7 @@ use anyhow::Context;
 use std::fs;
 use std::io::{self, Write};
 use std::ops::Range;
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::Path;
 
 /// Rewrites the file of a smoke if the smoke passes then. Only what the file has, whole values of `exit` and `is`, is
@@ -43,7 +44,10 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     let path = path.canonicalize()?;
     let mut new = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(&path))?;
     new.write_all(text.as_bytes())?;
-    new.as_file().set_permissions(fs::metadata(&path)?.permissions())?;
+    let old = fs::metadata(&path)?;
+    // Only root can, and needs to.
+    _ = fchown(new.as_file(), Some(old.uid()), Some(old.gid()));
+    new.as_file().set_permissions(old.permissions())?;
     new.as_file().sync_all()?;
     new.persist(&path)?;
     Ok(())

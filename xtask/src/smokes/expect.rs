@@ -12,6 +12,9 @@ const MAX_LINES_SHOWN: usize = 200;
 /// Maximum number of lines, from the first that differs, that are aligned to find a difference.
 const MAX_LINES_DIFFED: usize = 400;
 
+/// Number of equal lines shown before and after those that differ.
+const CONTEXT_LINES: usize = 10;
+
 /// What the steps of an alignment cost: a line that is missing or extra, one in place of another, and one that a `...`
 /// stands for. A line is rather replaced than lost in a `...`, and the rest is rather moved than replaced.
 const WRONG: usize = 4;
@@ -106,19 +109,29 @@ impl<'a> Pattern<'a> {
     fn difference(&self, text: &[u8]) -> String {
         let same = self.lines.iter().zip(lines(text)).take_while(|(line, found)| line.matches(found)).count();
         let found: Vec<&[u8]> = lines(text).skip(same).take(MAX_LINES_DIFFED).collect();
-        let step = |Step { pattern, line, is_wrong }: Step| {
-            let lost = pattern.filter(|_| is_wrong).map(|pattern| format!("  - {}", shown(pattern.as_bytes())));
-            let found = line.map(|line| format!("  {} {}", if is_wrong { '+' } else { ' ' }, shown(line)));
-            lost.into_iter().chain(found)
+        let rows = lines(text).take(same).map(|line| (' ', line)).chain(self.steps(same, &found).into_iter().flat_map(
+            |Step { pattern, line, is_wrong }| {
+                let lost = pattern.filter(|_| is_wrong).map(|pattern| ('-', pattern.as_bytes()));
+                lost.into_iter().chain(line.map(|line| (if is_wrong { '+' } else { ' ' }, line)))
+            },
+        ));
+        let rows: Vec<(char, &[u8])> = rows.collect();
+        let is_near = |at: usize| {
+            let near = &rows[at.saturating_sub(CONTEXT_LINES)..rows.len().min(at + CONTEXT_LINES + 1)];
+            near.iter().any(|(mark, _)| *mark != ' ')
         };
-        let context = lines(text).take(same).map(|line| format!("    {}", shown(line)));
-        let diff = self.steps(same, &found).into_iter().flat_map(step);
+        let row = |at: usize| match is_near(at) {
+            true => Some(format!("  {} {}", rows[at].0, shown(rows[at].1))),
+            // Of what is left out.
+            false => (at == 0 || is_near(at - 1)).then(|| "    …".to_owned()),
+        };
+        let diff = (0..rows.len()).filter_map(row);
         let left = [(self.lines.len(), "expected lines"), (lines(text).count(), "lines of the output")];
         let left = left.map(|(number, what)| (number.saturating_sub(same + MAX_LINES_DIFFED), what));
         let left = left.into_iter().filter(|(number, _)| *number > 0);
         let left = left.map(|(number, what)| format!("  … {number} {what} were not compared\n"));
         let ends = ["", "  only one of them ends with a newline\n"][usize::from(self.is_open != is_open(text))];
-        bounded(context.chain(diff)) + &left.collect::<String>() + ends
+        bounded(diff) + &left.collect::<String>() + ends
     }
 
     /// Aligns the pattern, without its first `from` lines, with `found`, so that the least is wrong.
@@ -221,9 +234,12 @@ mod tests {
             Pattern::new(written, |_| true, &Names::default()).unwrap().difference(text.as_bytes())
         };
         assert_eq!(is("a\nb\nc\n", "a\nx\nc\n"), "    a\n  - b\n  + x\n    c\n");
-        assert_eq!(is("a\n", "a"), "    a\n  only one of them ends with a newline\n");
+        assert_eq!(is("a\n", "a"), "    …\n  only one of them ends with a newline\n");
         assert_eq!(is("", "x\r\n::error::x ##[error]\x1b[31m\n"), "  + x\\r\n  + ::error::x ##\\[error]\\x1b[31m\n");
         assert!(is("a\n...\nb\n", "a\n1\n2\nc\n").contains("  - b\n"));
+        let (many, far) = ("x\n".repeat(300), format!("{}y\nz\n", "x\n".repeat(299)));
+        let shown = format!("    …\n{}  - x\n  + y\n  + z\n", "    x\n".repeat(10));
+        assert_eq!(is(&many, &far), shown, "it is what differs that is shown");
     }
 
     #[test]

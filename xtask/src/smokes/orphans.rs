@@ -1,10 +1,10 @@
 //! Processes that a smoke leaves behind. The smoke's own process is the subreaper of everything below it
 //! (`PR_SET_CHILD_SUBREAPER`, prctl(2)), so neither `setsid` nor `env -i` gets away.
 
+use crate::smokes::expect::shown;
 use crate::sys::child::wait_for;
 use crate::sys::procfs;
 use crate::sys::signals::Signals;
-use crate::text::printable;
 use anyhow::Context;
 use nix::sys::signal::Signal::SIGCHLD;
 use rustix::process::{Pid, getpid, kill_process, set_child_subreaper, wait};
@@ -34,7 +34,7 @@ pub(crate) fn settle(known: &[Pid], cancel: &Signals) -> Vec<String> {
     let killed_by = ended_by + KILL_TIMEOUT;
     let mut leaks = HashMap::new();
     loop {
-        while Instant::now() < killed_by && matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {}
+        reap(killed_by);
         let others: Vec<Pid> = children().into_iter().filter(|child| !known.contains(child)).collect();
         let now = Instant::now();
         if now >= ended_by {
@@ -43,23 +43,35 @@ pub(crate) fn settle(known: &[Pid], cancel: &Signals) -> Vec<String> {
                 _ = kill_process(*child, Signal::KILL);
             }
         }
-        if others.is_empty() || now >= killed_by {
-            let is_left = |child: &Pid| if others.contains(child) { "could not be" } else { "was" };
-            return leaks
-                .iter()
-                .map(|(child, what)| format!("it left {what}, which {} killed", is_left(child)))
-                .collect();
+        // One that ended meanwhile may have left another, too late for the list.
+        let is_settled = others.is_empty() && !reap(killed_by);
+        if is_settled || now >= killed_by {
+            let fate = |child: &Pid| if others.contains(child) { "could not be" } else { "was" };
+            let leaks = leaks.iter().map(|(child, what)| format!("it left {what}, which {} killed", fate(child)));
+            let more = (!is_settled).then(|| format!("it left processes that were not all killed in {KILL_TIMEOUT:?}"));
+            return leaks.chain(more).collect();
         }
         let ends = others.iter().filter_map(|child| pidfd_open(*child, PidfdFlags::empty()).ok());
         let ends: Vec<OwnedFd> = ends.collect();
         let ends: Vec<_> = ends.iter().map(AsFd::as_fd).collect();
-        _ = wait_for(&ends, Some(if now < ended_by { ended_by } else { killed_by }));
+        if !ends.is_empty() {
+            _ = wait_for(&ends, Some(if now < ended_by { ended_by } else { killed_by }));
+        }
     }
+}
+
+/// Waits for the children that have ended, but not beyond a time: there may always be more. Whether there were any.
+fn reap(until: Instant) -> bool {
+    let mut has_reaped = false;
+    while Instant::now() < until && matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {
+        has_reaped = true;
+    }
+    has_reaped
 }
 
 fn described(child: Pid) -> String {
     let pid = child.as_raw_nonzero();
-    format!("process {pid} ({}) running", printable(procfs::command(pid.get()).unwrap_or_default()))
+    format!("process {pid} ({}) running", shown(procfs::command(pid.get()).unwrap_or_default().as_bytes()))
 }
 
 /// The children of this process that run.

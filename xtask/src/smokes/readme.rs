@@ -31,13 +31,17 @@ const COMMAND: &str = "$ cargo xtask ";
 /// README or the demo cannot be read; or, in place of a case, what is wrong with its block.
 pub(crate) fn cases_of(readme: &Path) -> anyhow::Result<Vec<anyhow::Result<(String, Case)>>> {
     let text = read_text(readme)?;
-    let demo = demo(readme.parent().context("README.md has no folder")?)?;
+    let cases: Vec<_> = cases(&text).collect();
+    let demo = match readme.parent() {
+        Some(checkout) if !cases.is_empty() => demo(checkout)?,
+        _ => Vec::new(),
+    };
     let with_demo = |(line, case): (usize, anyhow::Result<(String, Case)>)| {
         let (name, mut case) = case.with_context(|| format!("{}:{line}", path(readme)))?;
         case.stage.files.extend(demo.clone());
         Ok((name, case))
     };
-    Ok(cases(&text).map(with_demo).collect())
+    Ok(cases.into_iter().map(with_demo).collect())
 }
 
 /// A case of a README's text, if it is there; without the demo.
@@ -70,7 +74,7 @@ fn block(text: &str, start: usize) -> anyhow::Result<(String, Case)> {
     let (name, code) = match info.trim_end_matches('\n').split(' ').collect::<Vec<&str>>()[..] {
         [BLOCK, name] if is_name(name) => (name, 0),
         [BLOCK, name, "exit", code] if is_name(name) => {
-            (name, code.parse().map_err(|_| anyhow!("`{code}` is not an exit code"))?)
+            (name, i32::from(code.parse::<u8>().map_err(|_| anyhow!("`{code}` is not an exit code"))?))
         }
         _ => bail!("a case is written `{BLOCK} NAME` or `{BLOCK} NAME exit CODE`"),
     };
@@ -84,6 +88,9 @@ fn block(text: &str, start: usize) -> anyhow::Result<(String, Case)> {
     let shown: String = lines.by_ref().take_while(|line| !is_fence(line)).collect();
     if !text[at + shown.len()..].starts_with("```\n") {
         bail!("the block does not end with a line ```");
+    }
+    if shown.lines().any(|line| line.starts_with("$ ")) {
+        bail!("the block has more than one command");
     }
     // An example may be of a command that writes.
     let mut case: Case = toml::from_str("args = []\nexpect = { exit = 0, writes = true }")?;
@@ -137,6 +144,8 @@ mod tests {
             "```console a\ncargo xtask x\n```\n",
             "```console a b\n$ cargo xtask x\n```\n",
             "```console a exit x\n$ cargo xtask x\n```\n",
+            "```console a exit 300\n$ cargo xtask x\n```\n",
+            "```console a\n$ cargo xtask x\nx\n$ cargo xtask y\n```\n",
             "```console a\n$ cargo xtask x | y\n```\n",
             "~~~console a\n$ cargo xtask x\n~~~\n",
             "````console a\n$ cargo xtask x\n```\n",

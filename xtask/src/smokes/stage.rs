@@ -6,6 +6,7 @@ use crate::smokes::names::Names;
 use crate::smokes::smoke::Setup;
 use crate::sys::child;
 use crate::sys::file::{self, Links, plain};
+use crate::sys::signals::Signals;
 use anyhow::Context;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::fs::{ftruncate, mkdirat, mknodat, open, openat, openat2, renameat, symlinkat, unlinkat, utimensat};
@@ -17,10 +18,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Maximum size of a file that is compared with an expectation.
 const FILE_MAX_BYTES: u64 = 1 << 20;
+
+/// How long the removal of a stage may take that the standard library cannot remove.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The folders that every stage has.
 const FOLDERS: [&str; 4] = ["archive", "bin", "home", "tmp"];
@@ -152,7 +156,7 @@ impl Stage {
     /// Whether there is anything at a path, perhaps a link.
     pub(crate) fn has(&self, path: &str) -> io::Result<bool> {
         match self.find(path, OFlags::NOFOLLOW) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
             found => found.map(|_| true),
         }
     }
@@ -180,25 +184,27 @@ impl Stage {
     }
 }
 
-/// Removes a stage, whatever its modes. It may already be gone.
+/// Removes a stage, whatever its modes and its depth. It may already be gone.
 pub(crate) fn remove(root: &Path) -> io::Result<()> {
     match fs::remove_dir_all(root) {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
             open_up(root);
-            fs::remove_dir_all(root)
+            // That keeps a descriptor for each level, unlike rm.
+            child::run(child::command("rm").arg("-rf").arg(root), REMOVE_TIMEOUT, &Signals::catch(&[])?)?;
+            if root.symlink_metadata().is_ok() { Err(error) } else { Ok(()) }
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed,
+        _ => Ok(()),
     }
 }
 
-/// Makes every folder writable again. The removal that follows reports failures.
-fn open_up(folder: &Path) {
-    _ = fs::set_permissions(folder, Permissions::from_mode(0o700));
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            open_up(&entry.path());
-        }
+/// Makes every folder writable again, as far as possible.
+fn open_up(root: &Path) {
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        _ = fs::set_permissions(&folder, Permissions::from_mode(0o700));
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let entries = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.extend(entries.map(|entry| entry.path()));
     }
 }
 

@@ -105,6 +105,16 @@ fn stays_on_stage() {
     let checkout = Checkout::new(&[("case", closed)]);
     assert_says(&mut checkout.shell(&[]), 0, &[]);
     checkout.assert_nothing_left();
+    // Deeper than there may be open files.
+    let deep = "i=0; cd tmp; while [ $i -lt 300 ]; do mkdir d; cd d; i=$((i+1)); done";
+    let checkout = Checkout::new(&[("case", &case(deep, "writes = true"))]);
+    let mut limited = command("sh");
+    limited.args(["-c", r#"ulimit -n 200; exec "$@""#, "sh"]);
+    let smokes = checkout.shell(&[]);
+    limited.arg(smokes.get_program()).args(smokes.get_args());
+    limited.envs(smokes.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    assert_says(&mut limited, 0, &[]);
+    checkout.assert_nothing_left();
 }
 
 fn no_process_outlives() {
@@ -116,6 +126,11 @@ fn no_process_outlives() {
     for pid in said.split("it left process ").skip(1).map(|rest| rest.split(' ').next().unwrap()) {
         assert!(!Path::new("/proc").join(pid).exists(), "{said}");
     }
+    // Its parents end while it is looked for.
+    let forks = r#"sh -c 'sh -c "sleep 1000 >/dev/null 2>&1 &" >/dev/null 2>&1 &'"#;
+    let forks = Checkout::new(&[("case", &case(forks, "writes = true"))]);
+    let said = assert_says(&mut forks.shell(&["--repeat", "5"]), 1, &["it left process "]);
+    assert!(!said.contains("flaky"), "{said}");
     // Nobody else's.
     let mut run = command("bash");
     run.args(["-c", r#"sleep 1000 >/dev/null 2>&1 & echo $! >"$0"; exec "$@""#]).arg(checkout.at("out/pid"));
@@ -221,6 +236,9 @@ fn options() {
     checkout.write("fixtures/smokes/d.toml", &case(flaky, ""));
     let flaky = ["flaky: it failed in 1 of 5 runs", "ERROR: 1 smoke(s) failed.\n"];
     assert_says(&mut checkout.shell(&["d", "c", "--repeat", "5"]), 1, &flaky);
+    // The stage of the first failure alone is kept.
+    let said = assert_says(&mut checkout.shell(&["a", "--keep", "--repeat", "5"]), 1, &["its stage is kept: "]);
+    std::fs::remove_dir_all(said.lines().find_map(|line| line.split_once("kept: ")).unwrap().1).unwrap();
 
     // Only this very program can be blessed.
     checkout.write("fixtures/smokes/v.toml", "args = ['--version']\nexpect.exit = 1\nexpect.stdout.is = ''\n");
