@@ -222,12 +222,17 @@ fn reopen(file: &LockFile) -> io::Result<OwnedFd> {
 /// Recalls the delegations of this NFS server's clients, which may hide a client's lock: to open the file does that.
 /// False if a client does not give it back.
 pub(crate) fn recall(file: &LockFile) -> io::Result<bool> {
-    let until = Instant::now() + RECALL_TIMEOUT;
+    recalled(|| reopen(file), Instant::now() + RECALL_TIMEOUT)
+}
+
+/// Tries again until then while a client still has the delegation.
+fn recalled<T>(mut open: impl FnMut() -> io::Result<T>, until: Instant) -> io::Result<bool> {
     loop {
-        match reopen(file) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => pause(RECALL_INTERVAL),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            opened => return opened.map(|_| true),
+        match open() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Err(_) if Instant::now() < until => pause(RECALL_INTERVAL),
+            Err(_) => return Ok(false),
+            Ok(_) => return Ok(true),
         }
     }
 }
@@ -239,16 +244,21 @@ pub(crate) fn is_in_grace() -> bool {
 
 /// The keys of a file on all mounts of its NFS server: one export may be mounted twice, as different devices.
 pub(crate) fn keys_on_server(file: &LockFile) -> io::Result<Vec<LockKey>> {
+    Ok(keys_on(&file.mount, file.key, mounts::all()?))
+}
+
+/// The keys of a file with this mount and key, where these are all mounts.
+fn keys_on(mount: &Mount, key: LockKey, mounts: Vec<Mount>) -> Vec<LockKey> {
     let server = |mount: &Mount| mount.source.to_string_lossy().split(":/").next().map(str::to_owned);
-    let is_twin = |mount: &Mount| mount.fs_type.starts_with("nfs") && server(mount) == server(&file.mount);
-    let twins = mounts::all()?.into_iter().filter(is_twin);
-    let mut keys = vec![file.key];
-    for key in twins.map(|mount| LockKey { major: mount.major, minor: mount.minor, ..file.key }) {
+    let is_twin = |other: &Mount| other.fs_type.starts_with("nfs") && server(other) == server(mount);
+    let mut keys = vec![key];
+    for Mount { major, minor, .. } in mounts.into_iter().filter(is_twin) {
+        let key = LockKey { major, minor, ..key };
         if !keys.contains(&key) {
             keys.push(key);
         }
     }
-    Ok(keys)
+    keys
 }
 
 fn pause(duration: Duration) {
@@ -401,8 +411,63 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_asked_by_one_key_a_mount() {
-        let file = crate::lock::file::find(std::path::Path::new("/proc/self/exe")).unwrap().unwrap();
-        assert_eq!(keys_on_server(&file).unwrap(), [file.key]);
+    fn a_server_is_asked_by_the_key_of_each_of_its_mounts() {
+        let mount = |source: &str, fs_type: &str, minor: u32| Mount {
+            id: minor.into(),
+            major: 0,
+            minor,
+            point: "/mnt".into(),
+            source: source.into(),
+            fs_type: fs_type.to_owned(),
+            options: String::new(),
+        };
+        let own = mount("nas:/a", "nfs4", 40);
+        let key = LockKey { major: 0, minor: 40, inode: 7 };
+        let mounts = vec![
+            own.clone(),
+            mount("nas:/a", "nfs4", 41),
+            mount("nas:/b", "nfs", 42),
+            mount("other:/a", "nfs4", 43),
+            mount("nas:/c", "fuse.sshfs", 44),
+        ];
+        let minors: Vec<u32> = keys_on(&own, key, mounts).iter().map(|key| key.minor).collect();
+        assert_eq!(minors, [40, 41, 42]);
+        let elsewhere = LockKey { major: 9, ..key };
+        assert_eq!(keys_on(&own, elsewhere, vec![own.clone()]), [elsewhere, key]);
+    }
+
+    #[test]
+    fn a_delegation_is_waited_for() {
+        let blocked = || Err::<(), _>(io::Error::from(io::ErrorKind::WouldBlock));
+        let (soon, past) = (Instant::now() + Duration::from_secs(60), Instant::now() - Duration::from_secs(1));
+        assert!(recalled(|| Ok(()), past).unwrap());
+        let mut tries = 0;
+        let given_back_at_last = || {
+            tries += 1;
+            if tries < 3 { blocked() } else { Ok(()) }
+        };
+        assert!(recalled(given_back_at_last, soon).unwrap());
+        assert_eq!(tries, 3);
+        assert!(!recalled(blocked, past).unwrap());
+        assert!(recalled(|| Err::<(), _>(Errno::IO.into()), soon).is_err());
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "somebody must hold the lock")]
+    fn locks_of_others_are_found_by_asking_and_by_probing() {
+        let temporary = tempfile::NamedTempFile::new().unwrap();
+        let file = crate::lock::file::find(temporary.path()).unwrap().unwrap();
+        assert!(!probe(&file).unwrap() && !would_be_refused(&file).unwrap());
+        let whole = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        fcntl(temporary.as_file(), FcntlArg::F_OFD_SETLK(&whole)).unwrap();
+        assert!(would_be_refused(&file).unwrap() && !probe(&file).unwrap());
+        flock(temporary.as_file(), FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(probe(&file).unwrap());
     }
 }
