@@ -40,6 +40,19 @@ fn bounded(mut lines: impl Iterator<Item = String>) -> String {
     }
 }
 
+/// The rows of a diff that are marked, with a few around each.
+fn shortened(rows: &[(char, &[u8])]) -> impl Iterator<Item = String> {
+    let is_near = |at: usize| {
+        let near = &rows[at.saturating_sub(CONTEXT_LINES)..rows.len().min(at + CONTEXT_LINES + 1)];
+        near.iter().any(|(mark, _)| *mark != ' ')
+    };
+    (0..rows.len()).filter_map(move |at| match is_near(at) {
+        true => Some(format!("  {} {}", rows[at].0, shown(rows[at].1))),
+        // Once for all that are left out.
+        false => (at == 0 || is_near(at - 1)).then(|| "    …".to_owned()),
+    })
+}
+
 /// The first line of `text` that matches a line of a pattern.
 pub(crate) fn find_line<'t>(pattern: &str, names: &Names, text: &'t [u8]) -> anyhow::Result<Option<&'t [u8]>> {
     ensure!(!pattern.contains('\n'), "`{}` is more than a line", printable(pattern));
@@ -109,29 +122,21 @@ impl<'a> Pattern<'a> {
     fn difference(&self, text: &[u8]) -> String {
         let same = self.lines.iter().zip(lines(text)).take_while(|(line, found)| line.matches(found)).count();
         let found: Vec<&[u8]> = lines(text).skip(same).take(MAX_LINES_DIFFED).collect();
-        let rows = lines(text).take(same).map(|line| (' ', line)).chain(self.steps(same, &found).into_iter().flat_map(
-            |Step { pattern, line, is_wrong }| {
-                let lost = pattern.filter(|_| is_wrong).map(|pattern| ('-', pattern.as_bytes()));
-                lost.into_iter().chain(line.map(|line| (if is_wrong { '+' } else { ' ' }, line)))
-            },
-        ));
-        let rows: Vec<(char, &[u8])> = rows.collect();
-        let is_near = |at: usize| {
-            let near = &rows[at.saturating_sub(CONTEXT_LINES)..rows.len().min(at + CONTEXT_LINES + 1)];
-            near.iter().any(|(mark, _)| *mark != ' ')
-        };
-        let row = |at: usize| match is_near(at) {
-            true => Some(format!("  {} {}", rows[at].0, shown(rows[at].1))),
-            // Of what is left out.
-            false => (at == 0 || is_near(at - 1)).then(|| "    …".to_owned()),
-        };
-        let diff = (0..rows.len()).filter_map(row);
-        let left = [(self.lines.len(), "expected lines"), (lines(text).count(), "lines of the output")];
-        let left = left.map(|(number, what)| (number.saturating_sub(same + MAX_LINES_DIFFED), what));
-        let left = left.into_iter().filter(|(number, _)| *number > 0);
-        let left = left.map(|(number, what)| format!("  … {number} {what} were not compared\n"));
-        let ends = ["", "  only one of them ends with a newline\n"][usize::from(self.is_open != is_open(text))];
-        bounded(diff) + &left.collect::<String>() + ends
+        let mut rows: Vec<(char, &[u8])> = lines(text).take(same).map(|line| (' ', line)).collect();
+        for Step { pattern, line, is_wrong } in self.steps(same, &found) {
+            rows.extend(pattern.filter(|_| is_wrong).map(|pattern| ('-', pattern.as_bytes())));
+            rows.extend(line.map(|line| (if is_wrong { '+' } else { ' ' }, line)));
+        }
+        let mut shown = bounded(shortened(&rows));
+        for (number, what) in [(self.lines.len(), "expected lines"), (lines(text).count(), "lines of the output")] {
+            if let left @ 1.. = number.saturating_sub(same + MAX_LINES_DIFFED) {
+                shown += &format!("  … {left} {what} were not compared\n");
+            }
+        }
+        if self.is_open != is_open(text) {
+            shown += "  only one of them ends with a newline\n";
+        }
+        shown
     }
 
     /// Aligns the pattern, without its first `from` lines, with `found`, so that the least is wrong.
