@@ -150,7 +150,7 @@ pub(crate) struct Smokes {
     /// Output format of --list
     #[arg(long, requires = "list", value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     pub(crate) format: Format,
-    /// Number of cases to run at once [default: the number of processors]
+    /// Number of cases to run at once [default: twice the number of processors, as they wait a lot]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<Jobs>,
     /// Start no more smokes after the first failure

@@ -141,7 +141,8 @@ fn run_all(smokes: &[Smoke], setup: &Setup, workspace: &Path) -> anyhow::Result<
         }
         Ok(())
     };
-    let jobs = setup.options.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), |jobs| jobs.0);
+    let jobs =
+        setup.options.jobs.map_or_else(|| 2 * thread::available_parallelism().map_or(1, usize::from), |jobs| jobs.0);
     thread::scope(|scope| {
         // The scripts come first, as they take longest.
         let shares = iter::once(&scripts[..]).chain(iter::repeat(&[][..])).take(jobs.min(smokes.len()));

@@ -15,7 +15,9 @@ struct Listed {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // As many at once as the runner has: they wait a lot.
+    arguments.test_threads.get_or_insert(2 * std::thread::available_parallelism().map_or(1, usize::from));
     let listed = match smokes(&["--list", "--format", "json"]) {
         Ok(output) => output.stdout,
         Err(failed) => {

@@ -22,7 +22,7 @@ const PAGE_BYTES: usize = 4096;
 const PINNED: [&str; 3] = ["taskset", "-c", "0"];
 
 fn runs() -> usize {
-    number_from("XTASK_RUNS", 12)
+    number_from("XTASK_RUNS", 8)
 }
 
 /// What so many looks said, and how often.
