@@ -148,14 +148,14 @@ fn assert_right_in_time(sandbox: &Sandbox) {
     ask("deleted", "held");
 }
 
-/// 12,000 of them, or 58,000. All are on deleted files of the lock's own device, so that the walk may not
+/// 10,000 of them, or 58,000. All are on deleted files of the lock's own device, so that the walk may not
 /// skip them.
 fn many_locks() {
     let sandbox = Sandbox::new();
     let folder = sandbox.at(".");
     let start = || Talker::start_quiet(&mut unlimited(&sandbox, &["flocks", folder.to_str().unwrap()]));
     let mut processes = [start(), start(), start(), start()];
-    let each = if is_heavy() { "14500" } else { "3000" };
+    let each = if is_heavy() { "14500" } else { "2500" };
     processes.iter_mut().for_each(|process| process.tell(each));
     assert!(processes.iter_mut().all(|process| process.line() == "READY"));
     assert_right_in_time(&sandbox);
@@ -163,7 +163,7 @@ fn many_locks() {
 
 fn many_descriptors() {
     let sandbox = Sandbox::new();
-    let descriptors = if is_heavy() { "19900" } else { "2000" };
+    let descriptors = if is_heavy() { "19900" } else { "1500" };
     let file = sandbox.at("file");
     let _crowd = Talker::start(&mut unlimited(&sandbox, &["crowd", file.to_str().unwrap(), "50", descriptors]));
     assert_right_in_time(&sandbox);
