@@ -82,13 +82,11 @@ fn run_case(smoke: &Smoke, case: &Case, setup: &Setup, stage: &mut Stage) -> any
     if !changes.is_empty() {
         faults.push(format!("the stage was changed:\n{}", excerpt(changes.join("\n").as_bytes())));
     }
-    if let Some((lifeline, pid)) = holder {
-        let is_orphan = held.is_some_and(|plan| plan.orphaned);
-        let all = known.iter().map(|child| child.as_raw_nonzero().get() as u64);
-        if !all.chain((!is_orphan).then_some(pid.into())).all(is_running) {
+    if let Some(holder) = holder {
+        let is_running = known.iter().all(|child| is_running(child.as_raw_nonzero().get() as u64));
+        if !holder.end(held.is_some_and(|plan| plan.orphaned), setup.cancel) || !is_running {
             faults.push("the holder of the lock has ended".to_owned());
         }
-        drop(lifeline);
         faults.extend(settle(&[], setup.cancel));
     }
     faults.extend(unread(&finished));

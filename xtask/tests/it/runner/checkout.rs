@@ -17,7 +17,7 @@ impl Checkout {
         let checkout = Checkout { folder: tempfile::tempdir().unwrap() };
         for (file, text) in [
             ("fixtures/smokes/base/default.toml", ""),
-            ("fixtures/smokes/programs/flock.sh", "#!/bin/sh\necho \"READY $$\"\nread -r x\n"),
+            ("fixtures/smokes/programs/flock.sh", "#!/bin/sh\necho \"READY $$\"\nread -r x && echo BYE\n"),
             ("fixtures/smokes/programs/hold-flock.sh", "#!/bin/sh\nexec flock -n \"$1\" \"${0%/*}/flock.sh\"\n"),
             (
                 "fixtures/smokes/programs/hold-lock-run.sh",
