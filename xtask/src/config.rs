@@ -198,14 +198,14 @@ fn broken(path: &Path, position: Option<Position>, cause: &str) -> anyhow::Error
 
 /// A position in a text: line and column, in characters, both from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Position {
-    pub(crate) line: usize,
-    pub(crate) column: usize,
+struct Position {
+    line: usize,
+    column: usize,
 }
 
 impl Position {
     /// The position of the byte at `offset`.
-    pub(crate) fn of(text: &[u8], offset: usize) -> Position {
+    fn of(text: &[u8], offset: usize) -> Position {
         let before = &text[..offset.min(text.len())];
         let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
         let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();

@@ -322,14 +322,14 @@ mod tests {
     use crate::sys::signals::Signals;
     use std::sync::Arc;
 
-    fn place(root: &Path, scraped: Scraped) -> Place {
+    fn place(root: &Path, reads: Reads, scraped: Scraped) -> Place {
         let watch = Watch::new(Signals::catch(&[]).unwrap(), Arc::default());
         let folder = OutputDir { written: root.to_str().unwrap().to_owned(), path: root.into() };
-        look(&Question { folder, reads: Reads::Ends, scraped }, &watch)
+        look(&Question { folder, reads, scraped }, &watch)
     }
 
     fn walk(root: &Path, scraped: Scraped) -> Archive {
-        match place(root, scraped) {
+        match place(root, Reads::Ends, scraped) {
             Place::Found(archive) => *archive,
             _ => panic!("not found"),
         }
@@ -339,7 +339,7 @@ mod tests {
     fn what_is_in_the_way_of_an_archive_matters_only_if_it_is_scraped() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), "file", "");
-        let obstacle = |name: &str, scraped: Scraped| match place(&folder.path().join(name), scraped) {
+        let obstacle = |name: &str, scraped: Scraped| match place(&folder.path().join(name), Reads::Ends, scraped) {
             Place::Missing(why) => why,
             _ => panic!("not missing"),
         };
@@ -425,14 +425,9 @@ mod tests {
             r#"{{"channel": {{"id": "1000000000000001"}}, "messages": [{filler} damage {filler} "x"], "messageCount": 1}}"#
         );
         write(folder.path(), "a [1000000000000001].json", &damaged);
-        let broken = |reads| {
-            let watch = Watch::new(Signals::catch(&[]).unwrap(), Arc::default());
-            let path = folder.path().to_path_buf();
-            let folder = OutputDir { written: path.display().to_string(), path };
-            match look(&Question { folder, reads, scraped: Scraped::All }, &watch) {
-                Place::Found(archive) => archive.broken.len(),
-                _ => panic!("not found"),
-            }
+        let broken = |reads| match place(folder.path(), reads, Scraped::All) {
+            Place::Found(archive) => archive.broken.len(),
+            _ => panic!("not found"),
         };
         assert_eq!([broken(Reads::Names), broken(Reads::Ends), broken(Reads::Whole)], [0, 0, 1]);
     }

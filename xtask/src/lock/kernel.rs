@@ -75,7 +75,7 @@ impl Table {
         self.prove_by(scope, &mut by_kernel(until))
     }
 
-    fn read_by(scope: &Scope, reader: &mut impl FnMut(usize, Take) -> io::Result<bool>) -> io::Result<Table> {
+    fn read_by(scope: &Scope, reader: Reader) -> io::Result<Table> {
         let is_shared = |entry: &Entry| entry.is_waiter || (entry.lock_type == LockType::Flock && !entry.is_exclusive);
         let table = Table::default().read_more(scope, &PIECE_BYTES[..1], reader)?;
         if table.entries.is_empty() || !table.entries.iter().all(is_shared) {
@@ -85,7 +85,7 @@ impl Table {
         Table::default().read_more(scope, &PIECE_BYTES[..1], reader)
     }
 
-    fn prove_by(self, scope: &Scope, reader: &mut impl FnMut(usize, Take) -> io::Result<bool>) -> io::Result<Table> {
+    fn prove_by(self, scope: &Scope, reader: Reader) -> io::Result<Table> {
         if self.is_whole || (self.is_held() && !scope.is_own) {
             return Ok(self);
         }
@@ -94,12 +94,7 @@ impl Table {
 
     /// Adds readings in pieces of these sizes, until one was short: that came in one piece, and nothing can have been
     /// missed.
-    fn read_more(
-        mut self,
-        scope: &Scope,
-        pieces_bytes: &[usize],
-        reader: &mut impl FnMut(usize, Take) -> io::Result<bool>,
-    ) -> io::Result<Table> {
+    fn read_more(mut self, scope: &Scope, pieces_bytes: &[usize], reader: Reader) -> io::Result<Table> {
         for &piece_bytes in pieces_bytes {
             if reader(piece_bytes, &mut |lines| self.add(scope, lines))? {
                 return Ok(Table { is_whole: true, ..self });
@@ -145,6 +140,9 @@ impl Table {
 
 /// What is done with lines of the table.
 type Take<'a> = &'a mut dyn FnMut(&str);
+
+/// Reads the table in pieces of a size; whether nothing can have been missed.
+type Reader<'a> = &'a mut dyn FnMut(usize, Take) -> io::Result<bool>;
 
 /// Reads the kernel's own table.
 fn by_kernel(until: Instant) -> impl FnMut(usize, Take) -> io::Result<bool> {

@@ -19,6 +19,9 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long processes are killed that start others meanwhile.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Maximum number of processes described.
+const MAX_LEAKS_SHOWN: usize = 20;
+
 /// Makes this process the parent of all orphans below it. It waits for them, which is impossible where SIGCHLD is
 /// ignored (waitpid(2)), so that is caught as long as the result lives.
 pub(crate) fn adopt() -> anyhow::Result<Signals> {
@@ -47,9 +50,16 @@ pub(crate) fn settle(known: &[Pid], cancel: &Signals) -> Vec<String> {
         let is_settled = others.is_empty() && !reap(killed_by);
         if is_settled || now >= killed_by {
             let fate = |child: &Pid| if others.contains(child) { "could not be" } else { "was" };
-            let leaks = leaks.iter().map(|(child, what)| format!("it left {what}, which {} killed", fate(child)));
-            let more = (!is_settled).then(|| format!("it left processes that were not all killed in {KILL_TIMEOUT:?}"));
-            return leaks.chain(more).collect();
+            let shown = leaks.iter().take(MAX_LEAKS_SHOWN);
+            let mut shown: Vec<String> =
+                shown.map(|(child, what)| format!("it left {what}, which {} killed", fate(child))).collect();
+            if let more @ 1.. = leaks.len().saturating_sub(MAX_LEAKS_SHOWN) {
+                shown.push(format!("it left {more} more processes running"));
+            }
+            shown.extend(
+                (!is_settled).then(|| format!("it left processes that were not all killed in {KILL_TIMEOUT:?}")),
+            );
+            return shown;
         }
         let ends = others.iter().filter_map(|child| pidfd_open(*child, PidfdFlags::empty()).ok());
         let ends: Vec<OwnedFd> = ends.collect();

@@ -85,7 +85,7 @@ fn block(text: &str, start: usize) -> anyhow::Result<(String, Case)> {
     }
     let at = start + info.len() + command.len();
     let is_fence = |line: &&str| line.trim_start().starts_with("```") || line.trim_start().starts_with("~~~");
-    let shown: String = lines.by_ref().take_while(|line| !is_fence(line)).collect();
+    let shown: String = lines.take_while(|line| !is_fence(line)).collect();
     if !text[at + shown.len()..].starts_with("```\n") {
         bail!("the block does not end with a line ```");
     }

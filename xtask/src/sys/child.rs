@@ -49,7 +49,7 @@ pub(crate) struct Finished {
 }
 
 /// A process group, killed on drop.
-pub(crate) struct Group {
+struct Group {
     leader: Child,
     is_reaped: bool,
 }
@@ -170,7 +170,7 @@ fn read_available(pipes: &mut [Pipe; 2], others: &[BorrowedFd], until: Instant) 
 
 impl Group {
     /// Starts a command as the leader of a new group.
-    pub(crate) fn spawn(command: &mut Command) -> io::Result<Group> {
+    fn spawn(command: &mut Command) -> io::Result<Group> {
         let leader = spawn(command.process_group(0))?;
         Ok(Group { leader, is_reaped: false })
     }
@@ -182,7 +182,7 @@ impl Group {
     }
 
     /// Kills whatever is left of the group, and waits for the leader.
-    pub(crate) fn end(&mut self) -> io::Result<ExitStatus> {
+    fn end(&mut self) -> io::Result<ExitStatus> {
         // A group that is already empty is what was wanted.
         _ = self.signal(Signal::SIGKILL);
         // It may have left its group.

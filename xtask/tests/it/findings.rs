@@ -123,9 +123,15 @@ fn lock_run(sandbox: &Sandbox, words: &[&str]) -> Command {
 }
 
 /// Another command behind `wrapper`.
-fn behind(wrapper: &[&str], inner: &Command) -> Command {
+pub(crate) fn behind(wrapper: &[&str], inner: &Command) -> Command {
     let mut outer = command(wrapper[0]);
     outer.args(&wrapper[1..]).arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
     outer
 }
 

@@ -2,7 +2,7 @@
 
 mod checkout;
 
-use crate::findings::{Case, no_root};
+use crate::findings::{Case, behind, no_root};
 use crate::sandbox::{command, obstacle};
 use checkout::{Checkout, assert_says, case};
 use std::fs::read_dir;
@@ -108,12 +108,8 @@ fn stays_on_stage() {
     // Deeper than there may be open files.
     let deep = "i=0; cd tmp; while [ $i -lt 300 ]; do mkdir d; cd d; i=$((i+1)); done";
     let checkout = Checkout::new(&[("case", &case(deep, "writes = true"))]);
-    let mut limited = command("sh");
-    limited.args(["-c", r#"ulimit -n 200; exec "$@""#, "sh"]);
-    let smokes = checkout.shell(&[]);
-    limited.arg(smokes.get_program()).args(smokes.get_args());
-    limited.envs(smokes.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    assert_says(&mut limited, 0, &[]);
+    let limited = ["sh", "-c", r#"ulimit -n 200; exec "$@""#, "sh"];
+    assert_says(&mut behind(&limited, &checkout.shell(&[])), 0, &[]);
     checkout.assert_nothing_left();
 }
 
@@ -132,18 +128,13 @@ fn no_process_outlives() {
     let said = assert_says(&mut forks.shell(&["--repeat", "5"]), 1, &["it left process "]);
     assert!(!said.contains("flaky"), "{said}");
     // Nobody else's.
-    let mut run = command("bash");
-    run.args(["-c", r#"sleep 1000 >/dev/null 2>&1 & echo $! >"$0"; exec "$@""#]).arg(checkout.at("out/pid"));
+    let pid = checkout.at("out/pid").display().to_string();
     let smokes = checkout.shell(&["other"]);
-    run.arg(smokes.get_program()).args(smokes.get_args());
-    run.envs(smokes.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    assert_says(&mut run, 0, &[]);
+    let parent = ["bash", "-c", r#"sleep 1000 >/dev/null 2>&1 & echo $! >"$0"; exec "$@""#, &pid];
+    assert_says(&mut behind(&parent, &smokes), 0, &[]);
     assert!(command("kill").arg(checkout.read("out/pid").trim()).status().unwrap().success());
     // Where nobody is told of the end of a child.
-    let mut run = command("bash");
-    run.args(["-c", r#"trap '' CHLD; exec "$@""#, "bash"]).arg(smokes.get_program()).args(smokes.get_args());
-    run.envs(smokes.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    assert_says(&mut run, 0, &[]);
+    assert_says(&mut behind(&["bash", "-c", r#"trap '' CHLD; exec "$@""#, "bash"], &smokes), 0, &[]);
     // Of scripts too.
     checkout.write("scripts/tests/x-smoke.sh", &format!("cd $HOME/..; {daemon}"));
     assert_says(&mut checkout.smokes(&["x-smoke"]), 1, &["it left process "]);

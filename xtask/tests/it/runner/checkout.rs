@@ -2,8 +2,8 @@
 
 use crate::sandbox::command;
 use std::fs::{DirEntry, read_dir};
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
@@ -17,13 +17,6 @@ impl Checkout {
         let checkout = Checkout { folder: tempfile::tempdir().unwrap() };
         for (file, text) in [
             ("fixtures/smokes/base/default.toml", ""),
-            ("fixtures/smokes/programs/flock.sh", "#!/bin/sh\necho \"READY $$\"\nread -r x && echo BYE\n"),
-            ("fixtures/smokes/programs/hold-flock.sh", "#!/bin/sh\nexec flock -n \"$1\" \"${0%/*}/flock.sh\"\n"),
-            (
-                "fixtures/smokes/programs/hold-lock-run.sh",
-                "#!/bin/sh\nexec \"$XTASK_BIN\" lock-run --config \"${0%/*}/empty.json\" -- \"${0%/*}/flock.sh\"\n",
-            ),
-            ("fixtures/smokes/programs/empty.json", "{}"),
             ("shell", "#!/bin/sh\nPATH=/usr/bin:/bin\neval \"$1\"\n"),
             ("out/none", ""),
         ] {
@@ -33,10 +26,10 @@ impl Checkout {
         for (name, text) in cases {
             checkout.write(&format!("fixtures/smokes/{name}.toml"), text);
         }
-        let programs = read_dir(checkout.at("fixtures/smokes/programs")).unwrap().map(|entry| entry.unwrap().path());
-        for program in programs.chain([checkout.at("shell")]) {
-            std::fs::set_permissions(program, PermissionsExt::from_mode(0o755)).unwrap();
-        }
+        std::fs::set_permissions(checkout.at("shell"), PermissionsExt::from_mode(0o755)).unwrap();
+        let programs = "fixtures/smokes/programs";
+        let ours = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(programs);
+        symlink(ours, checkout.at(programs)).unwrap();
         checkout
     }
 
