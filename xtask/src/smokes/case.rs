@@ -84,26 +84,14 @@ pub(crate) struct StagePlan {
     pub(crate) times: BTreeMap<String, i64>,
     /// Path and size, in bytes, of sparse files without data.
     pub(crate) holes: BTreeMap<String, u64>,
-    pub(crate) lock: Option<LockPlan>,
-}
-
-/// The state of the lock.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(crate) enum LockPlan {
-    /// The lock file exists, perhaps with a sidecar of this content, and nobody holds it.
-    Unheld {
-        #[serde(default = "default_lock")]
-        at: String,
-        sidecar: Option<String>,
-    },
-    /// A live child holds it.
-    Held(HeldPlan),
+    /// A live child that holds the lock.
+    pub(crate) held: Option<HeldPlan>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct HeldPlan {
+    /// The path of the lock file.
     #[serde(default = "default_lock")]
     pub(crate) at: String,
     pub(crate) by: HolderKind,
@@ -186,7 +174,7 @@ pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
 impl Case {
     /// The case with what it inherits from its base.
     pub(crate) fn on(mut self, base: Base) -> Case {
-        let StagePlan { fifos, folders, files, links, modes, times, holes, lock, .. } = base.stage;
+        let StagePlan { fifos, folders, files, links, modes, times, holes, held, .. } = base.stage;
         let own = &mut self.stage;
         let left_out = &own.without;
         own.fifos.extend(fifos.into_iter().filter(|name| !is_below(name, left_out)));
@@ -197,7 +185,7 @@ impl Case {
         inherit(&mut own.times, times, left_out);
         inherit(&mut own.holes, holes, left_out);
         inherit(&mut self.env, base.env, &[]);
-        own.lock = own.lock.take().or(lock);
+        own.held = own.held.take().or(held);
         self
     }
 }
@@ -211,16 +199,6 @@ fn inherit<T>(own: &mut BTreeMap<String, T>, base: BTreeMap<String, T>, left_out
 
 fn is_below(name: &str, folders: &[String]) -> bool {
     folders.iter().any(|folder| Path::new(name).starts_with(folder))
-}
-
-impl StagePlan {
-    /// The plan for a live child that holds the lock, if there is one.
-    pub(crate) fn held(&self) -> Option<&HeldPlan> {
-        match &self.lock {
-            Some(LockPlan::Held(held)) => Some(held),
-            _ => None,
-        }
-    }
 }
 
 fn default_lock() -> String {

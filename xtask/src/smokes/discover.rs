@@ -1,6 +1,6 @@
 //! Finds the smokes, and all mistakes in the files of those that are chosen.
 
-use crate::smokes::case::{Base, Case, DEFAULT_BASE, read_text};
+use crate::smokes::case::{Base, Case, DEFAULT_BASE, Original, read_text};
 use crate::smokes::pattern::Parts;
 use crate::smokes::readme;
 use crate::smokes::smoke::{Kind, Smoke, is_name};
@@ -83,6 +83,11 @@ fn load(found: Found, bases: &Path) -> anyhow::Result<Smoke> {
         None => {
             let case: Case = read(&file)?;
             let base = read::<Base>(&base(case.stage.base.as_deref().unwrap_or(DEFAULT_BASE)));
+            let says_nothing =
+                |original: &Original| original.exit.is_none() && original.line.is_none() && !original.hangs;
+            if case.original.as_ref().is_some_and(says_nothing) {
+                bail!("{}: its `original` names no exit code, no line, and not that it hangs", path(&file));
+            }
             Kind::Case(Box::new(case.on(base.with_context(|| format!("{}: its base", path(&file)))?)))
         }
     };
@@ -160,14 +165,16 @@ mod tests {
     #[test]
     fn broken_files_are_reported_too() {
         let shown = mistakes(&[
-            ("a.toml", "args = []\n[expect]\nexit = 0\n[stage.lock.held]\nby = \"somebody\""),
+            ("a.toml", "args = []\n[expect]\nexit = 0\n[stage.held]\nby = \"somebody\""),
             ("b.toml", "args = []"),
             ("c.toml", "args = \n[expect"),
+            ("d.toml", "args = []\noriginal.why = 'x'\n[expect]\nexit = 0"),
         ]);
         assert!(shown.contains("a.toml: TOML parse error at line 5, column 6\n"), "{shown}");
         assert!(shown.contains("unknown variant `somebody`"), "{shown}");
         assert!(shown.contains("b.toml: ") && shown.contains("missing field `expect`"), "{shown}");
         assert!(shown.contains("c.toml: TOML parse error at line 2, column 8\n"), "{shown}");
+        assert!(shown.contains("d.toml: its `original` names no exit code"), "{shown}");
     }
 
     #[test]

@@ -52,9 +52,7 @@ pub(crate) fn against_original(
         return Ok(Outcome::Failed(vec![format!("the original does as expected here, although `{}`", original.why)]));
     }
     let exit = original.exit.unwrap_or(*case.expect.exit.get_ref());
-    let is_said = original.exit.is_some() || original.line.is_some() || original.hangs;
     let mut is_as_said = match finished.end {
-        _ if !is_said => false,
         End::Exited(status) => !original.hangs && status.code() == Some(exit),
         end => original.hangs && end == End::TimedOut,
     };

@@ -71,7 +71,7 @@ fn run_case(smoke: &Smoke, case: &Case, setup: &Setup, stage: &mut Stage) -> any
     if via_scripts {
         link_scripts(stage, &setup.repo_root)?;
     }
-    let held = case.stage.held();
+    let held = case.stage.held.as_ref();
     let holder = held.map(|plan| holder::start(plan, stage, setup)).transpose()?;
     let mut command = command(case, setup, stage)?;
     let seen = || snapshot(&stage.root).context("cannot read the stage");

@@ -30,7 +30,7 @@ pub(crate) fn instead(smoke: &Smoke, setup: &Setup) -> Option<Outcome> {
         Kind::Case(case) if options.via == Via::Scripts && script_of(case).is_none() => {
             return because("there is no script for it, or it needs a bare PATH");
         }
-        Kind::Case(case) => case.stage.held()?.by.needs(),
+        Kind::Case(case) => case.stage.held.as_ref()?.by.needs(),
     };
     let missing = needs.iter().find(|program| setup.env.program(program).is_none())?;
     Some(lacking(format!("no `{missing}` on PATH"), smoke, setup))

@@ -1,7 +1,7 @@
 //! A case's stage: a new folder with everything that the case asks for. Nothing is created outside: every path is
 //! opened beneath it, and a link in a path is an error.
 
-use crate::smokes::case::{LockPlan, StagePlan, Unlinked};
+use crate::smokes::case::{StagePlan, Unlinked};
 use crate::smokes::names::Names;
 use crate::smokes::smoke::Setup;
 use crate::sys::child;
@@ -62,7 +62,7 @@ impl Stage {
         Ok(Stage { folder: folder.with_context(cannot)?, root, names })
     }
 
-    /// Creates everything on the plan, except for a lock that is held.
+    /// Creates everything on the plan, except for the holder of the lock.
     pub(crate) fn set(&self, plan: &StagePlan) -> anyhow::Result<()> {
         for name in FOLDERS.into_iter().chain(plan.folders.iter().map(String::as_str)) {
             self.make(name, make_folder)?;
@@ -79,10 +79,6 @@ impl Stage {
         }
         for (name, size) in &plan.holes {
             self.make(name, |folder, name| ftruncate(create(folder, name)?, *size))?;
-        }
-        if let Some(LockPlan::Unheld { at, sidecar }) = &plan.lock {
-            self.write(at, "")?;
-            sidecar.iter().try_for_each(|sidecar| self.write(&format!("{at}.meta"), sidecar))?;
         }
         for (name, seconds) in &plan.times {
             let time = Timespec { tv_sec: *seconds, tv_nsec: 0 };

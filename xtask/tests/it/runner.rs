@@ -50,7 +50,7 @@ fn not_fooled() {
     if no_root().is_none() {
         assert_fails("chown 1:1 archive", "", "changed ");
     }
-    let held = "args = ['kill -KILL [HOLDER_PID]']\n[stage]\nlock.held.by = 'flock'\n[expect]\nexit = 0\n";
+    let held = "args = ['kill -KILL [HOLDER_PID]']\n[stage]\nheld.by = 'flock'\n[expect]\nexit = 0\n";
     assert_says(&mut Checkout::new(&[("case", held)]).shell(&[]), 1, &["the holder of the lock has ended"]);
     let held = held.replace("'flock'", "'lock-run'").replace("exit = 0", "exit = 0\nwrites = true");
     assert_says(&mut Checkout::new(&[("case", &held)]).shell(&[]), 1, &["the holder of the lock has ended"]);
@@ -141,7 +141,7 @@ fn no_process_outlives() {
 }
 
 fn missing_tool() {
-    let held = "args = ['true']\nstage.lock.held.by = 'flock'\n[expect]\nexit = 0\n";
+    let held = "args = ['true']\nstage.held.by = 'flock'\n[expect]\nexit = 0\n";
     let checkout = Checkout::new(&[("held", held), ("other", &case("true", ""))]);
     let run = |ci: &str, options: &[&str], code, parts: &[&str]| {
         assert_says(checkout.shell(options).env("PATH", checkout.at("out")).env("CI", ci), code, parts)
