@@ -116,25 +116,30 @@ pub(crate) fn look(question: &Question, watch: &Watch) -> Place {
         ChannelMap::default()
     });
     let folders = vec![root.clone()];
-    let mut walk = Walk { question, watch, map, folders, read: HashMap::new(), broken: Vec::new(), found };
-    while let Some(folder) = walk.folders.pop().filter(|_| !watch.is_over()) {
-        let is_root = folder == *root;
-        let Err(error) = walk.add(&folder, is_root) else { continue };
-        match error.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory if is_root => {
-                // The scraper makes it.
-                let is_scraped = !matches!(question.scraped, Scraped::Nothing);
-                return Place::Missing(access::nearest_obstacle(root).filter(|_| is_scraped));
-            }
-            // A running scrape has removed it since.
-            ErrorKind::NotFound => {}
-            _ => walk.unreadable(&folder, &error),
-        }
-    }
-    Place::Found(Box::new(walk.finish()))
+    Walk { question, watch, map, folders, read: HashMap::new(), broken: Vec::new(), found }.all()
 }
 
 impl Walk<'_> {
+    /// Looks at all folders that are queued, and those below them.
+    fn all(mut self) -> Place {
+        let root = &self.question.folder.path;
+        while let Some(folder) = self.folders.pop().filter(|_| !self.watch.is_over()) {
+            let is_root = folder == *root;
+            let Err(error) = self.add(&folder, is_root) else { continue };
+            match error.kind() {
+                ErrorKind::NotFound | ErrorKind::NotADirectory if is_root => {
+                    // The scraper makes it.
+                    let is_scraped = !matches!(self.question.scraped, Scraped::Nothing);
+                    return Place::Missing(access::nearest_obstacle(root).filter(|_| is_scraped));
+                }
+                // A running scrape has removed it since.
+                ErrorKind::NotFound => {}
+                _ => self.unreadable(&folder, &error),
+            }
+        }
+        Place::Found(Box::new(self.finish()))
+    }
+
     /// Adds what a folder contains, and queues its folders.
     fn add(&mut self, folder: &Path, is_root: bool) -> io::Result<()> {
         let mut opened = file::open_folder(folder, Links::Refuse)?;
@@ -322,10 +327,17 @@ mod tests {
     use crate::sys::signals::Signals;
     use std::sync::Arc;
 
-    fn place(root: &Path, reads: Reads, scraped: Scraped) -> Place {
-        let watch = Watch::new(Signals::catch(&[]).unwrap(), Arc::default());
+    fn question(root: &Path, reads: Reads, scraped: Scraped) -> Question {
         let folder = OutputDir { written: root.to_str().unwrap().to_owned(), path: root.into() };
-        look(&Question { folder, reads, scraped }, &watch)
+        Question { folder, reads, scraped }
+    }
+
+    fn watch() -> Watch {
+        Watch::new(Signals::catch(&[]).unwrap(), Arc::default())
+    }
+
+    fn place(root: &Path, reads: Reads, scraped: Scraped) -> Place {
+        look(&question(root, reads, scraped), &watch())
     }
 
     fn walk(root: &Path, scraped: Scraped) -> Archive {
@@ -385,6 +397,19 @@ mod tests {
         assert_eq!((found.json, found.ids.len(), found.map_keys), (5, 3, 0));
         assert_eq!((found.leftovers.number, found.leftovers.bytes), (1, export(7).len() as u64));
         assert!(found.unreadable.is_empty() && found.broken.is_empty(), "{:?}", found.broken);
+    }
+
+    #[test]
+    fn a_folder_that_vanishes_meanwhile_is_not_a_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, gone) = (folder.path().to_owned(), folder.path().join("gone"));
+        let (question, watch) = (question(&root, Reads::Ends, Scraped::All), watch());
+        let (map, read, broken, found) = Default::default();
+        let folders = vec![root, gone.clone()];
+        let mut walk = Walk { question: &question, watch: &watch, map, folders, read, broken, found };
+        walk.pass_through(gone);
+        let Place::Found(archive) = walk.all() else { panic!("not found") };
+        assert_eq!(archive.unreadable, [""; 0]);
     }
 
     #[test]

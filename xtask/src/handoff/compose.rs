@@ -73,17 +73,23 @@ impl Compose {
 }
 
 /// How the scraper's host runner differs from the order that the scraper itself checks.
-fn host_runners_choice(found: &str, env: &Env) -> Option<&'static str> {
-    match ["docker", "docker-compose"].map(|name| env.program(name).is_some()) {
-        [false, false] => Some(
-            "the scraper's host runner also looks for `docker` or `docker-compose` on PATH, unless told otherwise: \
-             export DCE_DOCKER_BIN=podman",
-        ),
-        [true, true] if found == "docker compose" => {
-            Some("the scraper's host runner takes `docker-compose`, which is on PATH too")
+fn host_runners_choice(found: &str, env: &Env) -> Option<String> {
+    let takes = match ["docker-compose", "docker"].map(|name| env.program(name).is_some()) {
+        [false, false] => {
+            return Some(
+                "the scraper's host runner also looks for `docker` or `docker-compose` on PATH, unless told otherwise: \
+                 export DCE_DOCKER_BIN=podman"
+                    .to_owned(),
+            );
         }
-        _ => None,
-    }
+        _ if found == "podman-compose" => found,
+        [true, _] => "docker-compose",
+        [false, true] => "docker compose",
+    };
+    // Podman is the last in the scraper's order.
+    let is_broken = found == "podman compose";
+    let but = if is_broken { ", but does not work: export DCE_DOCKER_BIN=podman" } else { "" };
+    (takes != found).then(|| format!("the scraper's host runner takes `{takes}`, which is on PATH too{but}"))
 }
 
 impl Trial {

@@ -175,4 +175,33 @@ mod tests {
         assert!(line("/proc/version/x", 1).starts_with("FAIL: cannot determine the free space of archive_root"));
         assert_eq!(line("/", -1), "disk: check skipped (DCE_MIN_FREE_MB=-1)\n");
     }
+
+    fn file_system(used_bytes: u64, available_bytes: u64, available_inodes: Option<u64>) -> Disk {
+        let folder = Folder { what: "output_dir", path: "/a/b".into() };
+        let (source, mount, total_bytes) = ("/dev/x".to_owned(), "/a".into(), 2 << 30);
+        let file_system =
+            FileSystem { source, mount, total_bytes, used_bytes, available_bytes, available_inodes, folder };
+        Disk { min_free_mib: 1, file_systems: vec![file_system], unreadable: Vec::new() }
+    }
+
+    #[test]
+    fn too_few_inodes_are_a_failure_and_no_limit_is_none() {
+        let inodes = |left| file_system(0, 0, left).inodes();
+        assert_eq!(
+            inodes(Some(15))[0].text(),
+            "FAIL: no inodes left on /a: 15 free, so a scrape cannot create files\n"
+        );
+        assert!(inodes(Some(16)).is_empty() && inodes(None).is_empty());
+        let left = |folder| disk(&[folder], 1).file_systems[0].available_inodes;
+        assert_eq!(left("/proc"), None);
+        assert!(["/", "/tmp", "/dev/shm"].into_iter().any(|folder| left(folder).is_some()));
+    }
+
+    #[test]
+    fn use_is_rounded_up_and_of_what_a_user_may_write() {
+        let row = |used, available| file_system(used, available, None).table().lines().nth(1).unwrap().to_owned();
+        assert_eq!(row(1 << 30, 1 << 30), "/dev/x          2.0G  1.0G  1.0G  50% /a");
+        assert_eq!(row(1, (1 << 30) - 1), "/dev/x          2.0G     1  1.0G   1% /a");
+        assert_eq!(row(0, 0), "/dev/x          2.0G     0     0    - /a");
+    }
 }
