@@ -235,7 +235,7 @@ mod tests {
             (r#"{"channel":{"id":null}}"#, "has no channel.id"),
             (r#"{"channel":{"id":"secret"}}"#, "has a channel.id that is not an id"),
             (r#"{"channel":{}} x"#, "is not JSON"),
-            ("[]", "is not JSON"),
+            ("[]", "is not JSON: invalid type: sequence, expected an object"),
             ("{\"channel\":{\"id\":\"1", "is truncated"),
             ("\0\0\0\0", "is not JSON"),
         ];
@@ -243,6 +243,19 @@ mod tests {
             let problem = look(text.as_bytes(), CHANNEL).unwrap_or_default();
             assert!(problem.contains(expected), "{text}: {problem}");
         }
+    }
+
+    #[test]
+    fn the_last_member_tells_an_export_from_a_message() {
+        let long = "x".repeat(2 * END_BYTES);
+        let head = format!(r#"{{"channel":{{"id":"{CHANNEL}","topic":"{long}"}}"#);
+        let is_whole = |rest: &str| look(format!("{head},{rest}").as_bytes(), CHANNEL).is_none();
+        assert!(is_whole(r#""id":"1","messages":[],"messageCount":0}"#), "whatever precedes it");
+        let message = format!(r#""messages":[{{"content":"{long}""#);
+        assert!(is_whole(&format!(r#"{message}}}],"messageCount":1}}"#)));
+        assert!(!is_whole(&format!(r#"{message},"mentions":[],"more":{{}}}}"#)), "a message longer than what is read");
+        let texts = r#"{"content":"in } text"},"#.repeat(END_BYTES);
+        assert!(!is_whole(&format!(r#""messages":[{texts}{{"content":"in }}"#)), "cut in a text");
     }
 
     #[test]
