@@ -253,6 +253,9 @@ mod tests {
         assert!(is_whole(r#""id":"1","messages":[],"messageCount":0}"#), "whatever precedes it");
         let message = format!(r#""messages":[{{"content":"{long}""#);
         assert!(is_whole(&format!(r#"{message}}}],"messageCount":1}}"#)));
+        for value in [r#""id"}"#, r#""id" }"#, r#" "id" }"#] {
+            assert!(is_whole(&format!(r#""messages":[],"more":{value}"#)), "a value is no key: {value}");
+        }
         assert!(!is_whole(&format!(r#"{message},"mentions":[],"more":{{}}}}"#)), "a message longer than what is read");
         let texts = r#"{"content":"in } text"},"#.repeat(END_BYTES);
         assert!(!is_whole(&format!(r#""messages":[{texts}{{"content":"in }}"#)), "cut in a text");
