@@ -70,7 +70,9 @@ pub(crate) fn holder_outside() {
         &[],
         &format!(
             r#"hold "$lock"
+            echo pid=4000000 >"$lock.meta"
             status held {container}
+            rm "$lock.meta"
             release
             status free {container}
             chmod 600 "$lock"
@@ -80,6 +82,8 @@ pub(crate) fn holder_outside() {
     let held = sandbox.status("held");
     assert_eq!((&held.state[..], held.exit, &held.observed_via[..]), ("held", 1, "probe"), "{held:?}");
     assert!(!held.holders_complete && held.notes.iter().any(|note| note.contains("shared lock was taken")), "{held:?}");
+    let hidden = "pid 4000000, recorded as the holder, cannot be checked from inside a container";
+    assert!(held.notes.iter().any(|note| note.starts_with(hidden)), "{held:?}");
     let free = sandbox.status("free");
     assert_eq!((&free.state[..], free.exit, &free.observed_via[..]), ("free", 0, "probe"), "{free:?}");
     assert!(free.notes.iter().any(|note| note.contains("shared lock was taken")), "{free:?}");
