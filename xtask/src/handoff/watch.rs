@@ -32,3 +32,20 @@ impl Watch {
 pub(crate) fn silent(what: &str) -> String {
     format!("the file system of {what} does not answer within {} s", ANSWER_TIMEOUT.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::signal::{Signal, raise};
+
+    #[test]
+    fn a_walk_ends_when_it_is_interrupted_or_no_longer_waited_for() {
+        let watch = || Watch::new(Signals::catch(&[Signal::SIGURG]).unwrap(), Arc::default());
+        let (no_longer_waited_for, interrupted) = (watch(), watch());
+        assert!(!no_longer_waited_for.is_over() && !interrupted.is_over());
+        no_longer_waited_for.is_over.store(true, Ordering::Relaxed);
+        assert!(no_longer_waited_for.is_over() && !interrupted.is_over());
+        raise(Signal::SIGURG).unwrap();
+        assert!(interrupted.is_over());
+    }
+}
