@@ -193,8 +193,9 @@ impl Salvage<'_> {
             }
         };
         let original = match &archive.place {
-            Some(place) if !self.options.dry_run => replace(place, old.as_ref(), is_cut, write),
-            _ => Ok(None),
+            _ if self.options.dry_run => Ok(None),
+            Some(place) => replace(place, old.as_ref(), is_cut, write),
+            None => Err(io::ErrorKind::NotFound.into()),
         };
         let original =
             original.map_err(|error| format!("cannot write `{}`: {}", path(&archive.path), plain(&error)))?;

@@ -97,7 +97,7 @@ impl<'a> Destinations<'a> {
             other => format!("cannot open the folder of `{}`: {}", path(to), plain(&other.into())),
         };
         let within = to.strip_prefix(&self.folder.path).map_err(|_| cannot(Errno::NOTDIR))?;
-        let (name, parents) = (to.file_name().unwrap_or_default(), within.parent().unwrap_or(Path::new("")));
+        let (name, parents) = (within.file_name().unwrap_or_default(), within.parent().unwrap_or(Path::new("")));
         if name.is_empty() || name.len() > NAME_MAX_BYTES {
             return Err(format!("the name of `{}` is too long, or there is none", path(to)));
         }
@@ -111,7 +111,7 @@ impl<'a> Destinations<'a> {
                 }
             }
             folder = match openat(&folder, part, flags | OFlags::NOFOLLOW, Mode::empty()) {
-                Err(Errno::NOENT) => return Ok(None),
+                Err(Errno::NOENT) if !creates => return Ok(None),
                 opened => opened.map_err(cannot)?,
             };
         }
@@ -165,5 +165,32 @@ mod tests {
         ] {
             assert_eq!(new_name(guild, &channel(category, name)), expected);
         }
+    }
+
+    #[test]
+    fn a_folder_that_is_removed_again_is_an_error_and_never_nowhere() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = OutputDir { written: root.path().to_str().unwrap().to_owned(), path: root.path().into() };
+        let (destinations, below) = (Destinations::find(&folder).unwrap(), root.path().join("below"));
+        std::thread::scope(|scope| {
+            let places = scope.spawn(|| {
+                let places = (0..5000).map(|_| destinations.place(&below.join("x.json"), true));
+                places.filter(|place| matches!(place, Ok(None))).count()
+            });
+            while !places.is_finished() {
+                _ = std::fs::remove_dir(&below);
+            }
+            assert_eq!(places.join().unwrap(), 0);
+        });
+    }
+
+    #[test]
+    fn the_archive_itself_is_not_an_export() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = OutputDir { written: root.path().to_str().unwrap().to_owned(), path: root.path().into() };
+        let destinations = Destinations::find(&folder).unwrap();
+        assert!(destinations.place(root.path(), true).is_err());
+        assert!(destinations.place(&root.path().join("x.json"), false).is_ok_and(|place| place.is_some()));
+        assert!(destinations.place(&root.path().join("none/x.json"), false).is_ok_and(|place| place.is_none()));
     }
 }
