@@ -14,6 +14,7 @@ use rustix::fs::{CWD, FlockOperation, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFla
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -23,9 +24,12 @@ use std::time::{Duration, Instant};
 /// (seq_read_iter in the kernel's fs/seq_file.c), except for a lock that has many waiters.
 const ONE_PIECE_MAX_BYTES: usize = 2048;
 
-/// Sizes of the pieces in which a longer table is read, a size a reading: its lines shift between two pieces,
-/// and one may fall through the gap, but not through five gaps at different places.
+/// Sizes of the pieces in which a longer table is read, a size a reading: its lines shift between two pieces, and those
+/// that fall through a gap are missed. The same lines five times, with the gaps at different places, are all lines.
 const PIECE_BYTES: [usize; 5] = [4096, 3500, 2900, 2300, 1700];
+
+/// How often five readings are tried while the table keeps changing.
+const MAX_PROOFS: usize = 500;
 
 /// After a shared lock was seen it is looked at once more: it may be the probe of another status run.
 const SHARED_LOCK_RECHECK: Duration = Duration::from_millis(50);
@@ -77,26 +81,35 @@ impl Table {
 
     fn read_by(scope: &Scope, reader: Reader) -> io::Result<Table> {
         let is_shared = |entry: &Entry| entry.is_waiter || (entry.lock_type == LockType::Flock && !entry.is_exclusive);
-        let table = Table::default().read_more(scope, &PIECE_BYTES[..1], reader)?;
+        let table = Table::read_once(scope, reader)?;
         if table.entries.is_empty() || !table.entries.iter().all(is_shared) {
             return Ok(table);
         }
         pause(SHARED_LOCK_RECHECK);
-        Table::default().read_more(scope, &PIECE_BYTES[..1], reader)
+        Table::read_once(scope, reader)
     }
 
-    fn prove_by(self, scope: &Scope, reader: Reader) -> io::Result<Table> {
-        if self.is_whole || (self.is_held() && !scope.is_own) {
-            return Ok(self);
-        }
-        Ok(Table { is_whole: true, ..self.read_more(scope, &PIECE_BYTES[1..], reader)? })
+    fn read_once(scope: &Scope, reader: Reader) -> io::Result<Table> {
+        let mut table = Table::default();
+        let reading = reader(PIECE_BYTES[0], &mut |lines| table.add(scope, lines))?;
+        Ok(Table { is_whole: reading == Reading::Whole, ..table })
     }
 
-    /// Adds readings in pieces of these sizes, until one was short: that came in one piece, and nothing can have been
-    /// missed.
-    fn read_more(mut self, scope: &Scope, pieces_bytes: &[usize], reader: Reader) -> io::Result<Table> {
-        for &piece_bytes in pieces_bytes {
-            if reader(piece_bytes, &mut |lines| self.add(scope, lines))? {
+    fn prove_by(mut self, scope: &Scope, reader: Reader) -> io::Result<Table> {
+        for _ in 0..MAX_PROOFS {
+            let mut readings = HashSet::new();
+            for piece_bytes in PIECE_BYTES {
+                if self.is_whole || (self.is_held() && !scope.is_own) {
+                    return Ok(self);
+                }
+                let reading = reader(piece_bytes, &mut |lines| self.add(scope, lines))?;
+                self.is_whole = reading == Reading::Whole;
+                readings.insert(reading);
+                if readings.len() > 1 {
+                    break;
+                }
+            }
+            if readings.len() == 1 {
                 return Ok(Table { is_whole: true, ..self });
             }
         }
@@ -141,32 +154,49 @@ impl Table {
 /// What is done with lines of the table.
 type Take<'a> = &'a mut dyn FnMut(&str);
 
-/// Reads the table in pieces of a size; whether nothing can have been missed.
-type Reader<'a> = &'a mut dyn FnMut(usize, Take) -> io::Result<bool>;
+/// What a reading of the table shows besides its lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Reading {
+    /// It came in one piece, so nothing can have been missed.
+    Whole,
+    /// It came in several. The hash of all lines.
+    Pieces(u64),
+}
+
+/// Reads the table in pieces of a size.
+type Reader<'a> = &'a mut dyn FnMut(usize, Take) -> io::Result<Reading>;
 
 /// Reads the kernel's own table.
-fn by_kernel(until: Instant) -> impl FnMut(usize, Take) -> io::Result<bool> {
+fn by_kernel(until: Instant) -> impl FnMut(usize, Take) -> io::Result<Reading> {
     move |piece_bytes, take| read_table(&open()?, piece_bytes, until, take)
 }
 
-/// Reads a table in pieces of this size and gives whole lines to `take`. The result is whether it came in one
-/// piece: beyond the end the kernel has to go through all lines at once, and would give those that were missed.
-fn read_table(file: &impl FileExt, piece_bytes: usize, until: Instant, mut take: impl FnMut(&str)) -> io::Result<bool> {
+/// Reads a table in pieces of this size and gives whole lines to `take`.
+fn read_table(
+    file: &impl FileExt,
+    piece_bytes: usize,
+    until: Instant,
+    mut take: impl FnMut(&str),
+) -> io::Result<Reading> {
     let mut piece = vec![0; piece_bytes];
-    let (mut lines, mut length) = (Vec::new(), 0);
+    let (mut lines, mut length, mut hasher) = (Vec::new(), 0, DefaultHasher::new());
     while let read @ 1.. = file.read_at(&mut piece, length as u64)? {
         length += read;
         lines.extend_from_slice(&piece[..read]);
         // A piece may end within the line of a lock with many waiters.
         let whole_lines = lines.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        lines[..whole_lines].split_inclusive(|&byte| byte == b'\n').for_each(|line| line.hash(&mut hasher));
         take(&String::from_utf8_lossy(&lines[..whole_lines]));
         lines.drain(..whole_lines);
         if Instant::now() > until {
             return Err(io::Error::other("/proc/locks is too long to be read in time"));
         }
     }
-    let is_short = length <= ONE_PIECE_MAX_BYTES;
-    Ok(is_short && file.read_at(&mut piece, length as u64 + 1)? == 0 && file.read_at(&mut piece, 0)? == length)
+    // Beyond the end the kernel has to go through all lines at once, and would give those that were missed.
+    let is_whole = length <= ONE_PIECE_MAX_BYTES
+        && file.read_at(&mut piece, length as u64 + 1)? == 0
+        && file.read_at(&mut piece, 0)? == length;
+    Ok(if is_whole { Reading::Whole } else { Reading::Pieces(hasher.finish()) })
 }
 
 /// Opens the table itself: in a container something else may be mounted over it.
@@ -319,11 +349,11 @@ mod tests {
         tables.into_iter()
     }
 
-    fn reader(tables: &mut impl Iterator<Item = (String, bool)>) -> impl FnMut(usize, Take) -> io::Result<bool> {
+    fn reader(tables: &mut impl Iterator<Item = (String, bool)>) -> impl FnMut(usize, Take) -> io::Result<Reading> {
         move |_, take| {
             let (lines, is_whole) = tables.next().unwrap();
             take(&lines);
-            Ok(is_whole)
+            Ok(if is_whole { Reading::Whole } else { Reading::Pieces(lines.len() as u64) })
         }
     }
 
@@ -350,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absence_is_proved_by_a_whole_table_or_many_readings() {
+    fn an_absence_is_proved_by_a_whole_table_or_equal_readings() {
         let proved = |start: &[&str], is_own: bool, read: &[(&[&str], bool)]| {
             let mut start = table(start, None);
             start.is_whole = read.is_empty() && !start.is_held();
@@ -363,20 +393,21 @@ mod tests {
         assert_eq!(proved(&[HELD], false, &[]), (true, false), "it is held, and nothing else matters");
         assert_eq!(proved(&[], false, &[(&[], true)]), (false, true));
         assert_eq!(proved(&[HELD], true, &[(&[], false), (&[], true)]), (true, true));
-        let none: (&[&str], bool) = (&[], false);
-        assert_eq!(proved(&[], false, &[none; 4]), (false, true));
-        assert_eq!(proved(&[], false, &[none, none, none, (&[HELD], false)]), (true, true), "found at last");
+        let (none, other) = ((&[][..], false), (&[OTHER][..], false));
+        assert_eq!(proved(&[], false, &[none; 5]), (false, true));
+        assert_eq!(proved(&[], false, &[none, none, other, none, none, none, none, none]), (false, true));
+        assert_eq!(proved(&[], false, &[none, none, none, (&[HELD], false)]), (true, false), "found at last");
+        assert_eq!(proved(&[], false, &[none, other].repeat(MAX_PROOFS)), (false, false), "it keeps changing");
     }
 
     /// A reading of a file as the table: whether it is whole, and what was taken, piece by piece.
-    fn reading(text: &str, piece_bytes: usize) -> (bool, Vec<String>) {
+    fn reading(text: &str, piece_bytes: usize) -> (Reading, Vec<String>) {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let until = Instant::now() + Duration::from_secs(60);
         let mut taken = Vec::new();
-        let is_whole =
-            read_table(file.as_file(), piece_bytes, until, &mut |lines: &str| taken.push(lines.to_owned())).unwrap();
-        (is_whole, taken)
+        let take = |lines: &str| taken.push(lines.to_owned());
+        (read_table(file.as_file(), piece_bytes, until, take).unwrap(), taken)
     }
 
     #[test]
@@ -384,10 +415,12 @@ mod tests {
         let line = "x".repeat(63) + "\n";
         let [short, longer] = [32, 33].map(|lines| line.repeat(lines));
         assert_eq!(short.len(), ONE_PIECE_MAX_BYTES);
-        assert_eq!(reading("", 4096), (true, Vec::new()));
-        assert_eq!(reading(&short, 4096), (true, vec![short.clone()]));
-        assert!(!reading(&longer, 4096).0, "it may have come in several");
-        assert!(!reading(&short, 1000).0, "it did");
+        assert_eq!(reading("", 4096), (Reading::Whole, Vec::new()));
+        assert_eq!(reading(&short, 4096), (Reading::Whole, vec![short.clone()]));
+        assert_ne!(reading(&longer, 4096).0, Reading::Whole, "it may have come in several");
+        assert_ne!(reading(&short, 1000).0, Reading::Whole, "it did");
+        assert_eq!(reading(&longer, 1000).0, reading(&longer, 999).0, "the lines count, not the pieces");
+        assert_ne!(reading(&longer, 1000).0, reading(&longer.replacen('x', "y", 1), 1000).0);
     }
 
     #[test]

@@ -222,9 +222,10 @@ fn unheld(file: &LockFile, silent: Option<ObservedVia>) -> (Lock, ObservedVia) {
         (Locks::Local, _) if kernel::is_in_grace() => unknown(IN_GRACE.to_owned()),
         (Locks::Local, Some(via)) => (Lock::NotHeld, via),
         (Locks::Nfs, Some(_)) => ask_server(file),
-        (Locks::Local | Locks::Nfs, None) if sees_every_process() => {
-            unknown("neither the lock table nor the processes can be looked through".to_owned())
-        }
+        (Locks::Local | Locks::Nfs, None) if sees_every_process() => unknown(
+            "the lock table cannot be read or does not come to rest, and not all processes can be looked through"
+                .to_owned(),
+        ),
         _ => match kernel::probe(file) {
             Ok(held) => (if held { Lock::Held } else { Lock::NotHeld }, ObservedVia::Probe),
             Err(error) => unknown(format!("the lock file cannot be probed: {}", plain(&error))),

@@ -123,6 +123,23 @@ static void toggle(const char *path) {
     }
 }
 
+/* FOLDER: takes and releases flocks on many files there, without a pause. */
+static void churn(const char *folder) {
+    int fds[40];
+    char path[4096];
+    for (int i = 0; i < 40; i++) {
+        snprintf(path, sizeof path, "%s/churn-XXXXXX", folder);
+        fds[i] = mkstemp(path);
+        check(fds[i] >= 0, path);
+        unlink(path);
+    }
+    struct pollfd input = {.fd = 0, .events = POLLIN};
+    ready();
+    while (poll(&input, 1, 0) == 0)
+        for (int i = 0; i < 64; i++)
+            flock(fds[rand() % 40], rand() % 2 ? LOCK_EX : LOCK_UN);
+}
+
 /* FILE PROCESSES DESCRIPTORS: so many processes with so many descriptors of it each. */
 static void crowd(const char *path, int processes, int descriptors) {
     int fd = open_file(path), up[2];
@@ -160,6 +177,8 @@ int main(int argc, char **argv) {
         flocks(argv[2]);
     } else if (!strcmp(mode, "toggle")) {
         toggle(argv[2]);
+    } else if (!strcmp(mode, "churn")) {
+        churn(argv[2]);
     } else if (!strcmp(mode, "crowd") && argc == 5) {
         crowd(argv[2], atoi(argv[3]), atoi(argv[4]));
     } else {

@@ -1,7 +1,9 @@
 //! Finding 1: the kernel's table is not a snapshot, and what is mounted there may not be it.
 
-use super::{Case, MOUNTS, Sandbox, Talker, assert_told, helper, holder, no_cc, no_mounts, number_from, script, until};
-use crate::sandbox::command;
+use super::{
+    Case, MOUNTS, NOBODY, Sandbox, Talker, assert_told, helper, holder, no_cc, no_mounts, number_from, script, until,
+};
+use crate::sandbox::{command, obstacle};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -12,6 +14,7 @@ use std::process::{Child, Stdio};
 pub(crate) const CASES: &[Case] = &[
     ("waiters_and_a_toggled_lock_do_not_hide_the_held_one", no_cc, waiters_and_a_toggled_lock),
     ("a_line_that_moves_between_two_pages_is_not_missed", no_cc, a_line_that_moves_between_two_pages),
+    ("locks_that_come_and_go_do_not_hide_the_held_one_from_another_user", no_churn, locks_that_come_and_go),
     ("another_proc_file_over_the_table_is_no_table", no_mounts, another_proc_file_over_the_table),
 ];
 
@@ -52,21 +55,60 @@ fn toggler(sandbox: &Sandbox) -> Talker {
     toggler
 }
 
+/// Processes that wait for the lock, until it is released.
+struct Waiters(Vec<Child>);
+
+impl Waiters {
+    fn start(sandbox: &Sandbox, number: usize) -> Waiters {
+        let wait = |_| command("flock").arg(sandbox.lock()).arg("true").stdin(Stdio::null()).spawn().unwrap();
+        let waiters = Waiters((0..number).map(wait).collect());
+        let inode = format!(":{} ", std::fs::metadata(sandbox.lock()).unwrap().ino());
+        let waits = |line: &&str| line.contains("-> ") && line.contains(&inode);
+        until("all wait", || pages().concat().lines().filter(waits).count() == number);
+        waiters
+    }
+
+    fn end(mut self) {
+        assert!(self.0.iter_mut().all(|waiter| waiter.wait().unwrap().success()));
+    }
+}
+
 fn waiters_and_a_toggled_lock() {
-    const WAITERS: usize = 120;
     let sandbox = Sandbox::new();
     let mut holder = holder(&sandbox, &PINNED);
-    let wait = || command("flock").arg(sandbox.lock()).arg("true").stdin(Stdio::null()).spawn().unwrap();
-    let mut waiters: Vec<Child> = (0..WAITERS).map(|_| wait()).collect();
-    let inode = format!(":{} ", std::fs::metadata(sandbox.lock()).unwrap().ino());
-    let waits = |line: &&str| line.contains("-> ") && line.contains(&inode);
-    until("all wait", || pages().concat().lines().filter(waits).count() == WAITERS);
+    let waiters = Waiters::start(&sandbox, 120);
     let mut toggler = toggler(&sandbox);
     assert_always_held(&sandbox);
     toggler.end();
     holder.end();
-    assert!(waiters.iter_mut().all(|waiter| waiter.wait().unwrap().success()));
+    waiters.end();
     assert_eq!(sandbox.ask().exit, 0);
+}
+
+fn no_churn() -> Option<String> {
+    no_cc().or_else(|| obstacle(&[], &format!("{NOBODY} true")))
+}
+
+/// Nobody else's processes can be looked through, so it is the table that counts: where it never comes to rest, that is
+/// no answer.
+fn locks_that_come_and_go() {
+    let sandbox = Sandbox::new();
+    let mut holder = holder(&sandbox, &[]);
+    let waiters = Waiters::start(&sandbox, 60);
+    let helper = helper(&sandbox);
+    let churn = |_| Talker::start_quiet(command(&helper).arg("churn").arg(sandbox.at(".")));
+    let mut churns: Vec<Talker> = (0..3).map(churn).collect();
+    assert!(churns.iter_mut().all(|churn| churn.line() == "READY"));
+    let ask = sandbox.ask_with(&["--quick"]);
+    for _ in 0..8 * runs() {
+        let mut nobody = NOBODY.split(' ');
+        let mut status = command(nobody.next().unwrap());
+        let said = status.args(nobody).arg(ask.get_program()).args(ask.get_args()).output().unwrap();
+        assert_ne!(said.status.code(), Some(0), "{}", String::from_utf8_lossy(&said.stdout));
+    }
+    drop(churns);
+    holder.end();
+    waiters.end();
 }
 
 /// While the other lock is there, our line is the first on the next page; while it is not,
