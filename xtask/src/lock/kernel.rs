@@ -129,7 +129,12 @@ impl Table {
 
     /// Whether a lock keeps scrapes out.
     pub(crate) fn is_held(&self) -> bool {
-        self.entries.iter().any(Entry::keeps_out_scrapes)
+        self.locks() > 0
+    }
+
+    /// How many locks keep scrapes out; several files may have one key.
+    pub(crate) fn locks(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.keeps_out_scrapes()).count()
     }
 
     pub(crate) fn waiters(&self) -> usize {

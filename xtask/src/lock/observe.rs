@@ -28,6 +28,10 @@ pub(crate) const NO_ANSWER: &str = "the file system of the lock does not answer"
 /// Why nothing is known of a lock on an NFS server that has just been restarted.
 pub(crate) const IN_GRACE: &str = "the NFS server on this machine was restarted, and waits for its clients";
 
+/// Why nothing is known of a lock that the table shows, on a file system where that may be another file's.
+const UNEXPLAINED: &str =
+    "somebody holds it, or another file with the same number, and no process is seen to have either";
+
 /// How often a lock that changes during a look is looked at afresh.
 const MAX_LOOKS: usize = 3;
 
@@ -151,12 +155,15 @@ fn look(lock: &Path) -> Observation {
 
 fn look_at(lock: &Path, file: Option<&LockFile>, until: Instant) -> Observation {
     let mut claim = Claim::read(lock);
-    let (table, walk) = survey(Wanted::new(lock, file, &claim), file, false, until);
+    let (table, mut walk) = survey(Wanted::new(lock, file, &claim), file, false, until);
     claim.confirm_writer(|pid| walk.has(pid));
     let is_held_here = !walk.holders.is_empty() && !walk.is_unlinked;
     // A flock's key may be another file's, if a complete walk met nobody who has this one; an NFS server's locks for
     // its clients belong to no process.
     let is_trusted = is_held_here || !walk.is_complete || file.is_none_or(|file| has_unique_keys(&file.mount));
+    if let (Ok(table), Some(file), false) = (&table, file, is_trusted) {
+        walk.is_unexplained = table.locks() > walk::twins(file.key, file.stat_id, until);
+    }
     let (lock, via) = match (&table, file) {
         (Ok(table), _) if table.is_held() && (is_trusted || table.has_fcntl_lock()) => {
             (Lock::Held, ObservedVia::ProcLocks)
@@ -172,6 +179,7 @@ fn look_at(lock: &Path, file: Option<&LockFile>, until: Instant) -> Observation 
             let has_delegation = table.as_ref().is_ok_and(Table::has_delegation);
             match file.irregular {
                 Some(kind) => unknown(format!("the lock path is {kind}, not a regular file")),
+                None if walk.is_unexplained => unknown(UNEXPLAINED.to_owned()),
                 None if has_delegation => behind_delegation(file),
                 None => unheld(file, silent),
             }
@@ -275,6 +283,7 @@ impl Observation {
             // Somebody else's lock may have come or gone during the walk.
             (Lock::NoFile, _) => !self.may_have_lost_its_file() && file::find(lock).is_ok_and(|now| now.is_none()),
             (Lock::NotHeld, Some(file)) => file.is_at(lock),
+            (Lock::Unknown(_), _) => !self.walk.is_unexplained,
             // It may have been released before its holder was found.
             (Lock::Held, _) => {
                 self.via != ObservedVia::ProcLocks || !self.walk.is_complete || !self.walk.holders.is_empty()
@@ -285,7 +294,7 @@ impl Observation {
 
     /// Of a lock that keeps changing only this may be said.
     fn is_no_comfort(&self) -> bool {
-        self.lock == Lock::Held || self.may_have_lost_its_file()
+        matches!(self.lock, Lock::Held | Lock::Unknown(_)) || self.may_have_lost_its_file()
     }
 
     /// Notes that a lock is another kind than the scrapes', if the table shows it.

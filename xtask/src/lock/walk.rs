@@ -5,12 +5,12 @@
 //! program, long gone. The lock belongs to the open file description, and every process that shares it
 //! has a `lock:` line in `/proc/PID/fdinfo/FD`.
 
-use crate::lock::table::LockKey;
+use crate::lock::table::{Entry, LockKey, fdinfo_entries};
 use crate::lock::wanted::{Found, Wanted};
-use crate::sys::file::plain;
+use crate::sys::file::{StatId, plain, stat_id};
 use crate::sys::procfs::{self, kernel_threads, numbers, open_folder};
 use crate::text::Foreign;
-use rustix::fs::readlinkat;
+use rustix::fs::{AtFlags, readlinkat};
 use rustix::io::Errno;
 use serde::Serialize;
 use std::collections::HashSet;
@@ -53,6 +53,9 @@ pub(crate) struct Walk {
     /// The holders hold a file that is no longer at the lock's path.
     #[serde(skip)]
     pub(crate) is_unlinked: bool,
+    /// The table shows a lock that none of those who were met has.
+    #[serde(skip)]
+    pub(crate) is_unexplained: bool,
     /// Why not all descriptors of the recorded process were looked at.
     #[serde(skip)]
     pub(crate) recorded_unreadable: Option<String>,
@@ -96,7 +99,28 @@ pub(crate) fn walk(wanted: &Wanted, until: Instant) -> Walk {
     // A process that was not met may have ended since the sidecar was read.
     let still_runs = || recorded.is_some_and(|pid| u64::try_from(pid).is_ok_and(procfs::is_running));
     let recorded_unreadable = recorded_unreadable.filter(|_| still_runs());
-    Walk { holders, is_complete, is_conclusive: is_complete, is_unlinked, recorded_unreadable, met }
+    let (is_conclusive, is_unexplained) = (is_complete, false);
+    Walk { holders, is_complete, is_conclusive, is_unlinked, is_unexplained, recorded_unreadable, met }
+}
+
+/// How many files other than `current` are locked under its key, which is that of several files on btrfs and overlayfs.
+pub(crate) fn twins(key: LockKey, current: StatId, until: Instant) -> usize {
+    let mut twins = HashSet::new();
+    for pid in procfs::processes().unwrap_or_default() {
+        let Ok(folder) = open_folder(&format!("/proc/{pid}/fd")) else { continue };
+        for fd in numbers(&folder).unwrap_or_default() {
+            let has_key = |entry: &Entry| entry.key == Some(key) && entry.keeps_out_scrapes();
+            let is_locked = |info: String| fdinfo_entries(&info).any(|entry| has_key(&entry));
+            if check_time(until).is_ok()
+                && procfs::read(&format!("/proc/{pid}/fdinfo/{fd}")).is_ok_and(is_locked)
+                && let Ok(id) = stat_id(&folder, fd.to_string(), AtFlags::empty())
+            {
+                twins.insert(id);
+            }
+        }
+    }
+    twins.remove(&current);
+    twins.len()
 }
 
 /// Looks at all descriptors of a process; what was not looked at is an error.
