@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static void check(int ok, const char *what) {
@@ -123,6 +124,23 @@ static void toggle(const char *path) {
     }
 }
 
+/* FILE: holds it by a descriptor that no process has: it is under way in a socket. */
+static void in_flight(const char *path) {
+    int fd = open_file(path), ends[2];
+    check(flock(fd, LOCK_EX | LOCK_NB) == 0, "flock");
+    check(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0, "socketpair");
+    char byte = 0, room[CMSG_SPACE(sizeof fd)] = "";
+    struct iovec part = {.iov_base = &byte, .iov_len = 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    *header = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof fd)};
+    memcpy(CMSG_DATA(header), &fd, sizeof fd);
+    check(sendmsg(ends[0], &message, 0) == 1, "sendmsg");
+    close(fd);
+    ready();
+    until_end_of_input();
+}
+
 /* FOLDER: takes and releases flocks on many files there, without a pause. */
 static void churn(const char *folder) {
     int fds[40];
@@ -177,6 +195,8 @@ int main(int argc, char **argv) {
         flocks(argv[2]);
     } else if (!strcmp(mode, "toggle")) {
         toggle(argv[2]);
+    } else if (!strcmp(mode, "in-flight")) {
+        in_flight(argv[2]);
     } else if (!strcmp(mode, "churn")) {
         churn(argv[2]);
     } else if (!strcmp(mode, "crowd") && argc == 5) {

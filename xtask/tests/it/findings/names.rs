@@ -1,7 +1,7 @@
 //! Finding 3: a lock is its inode. What happens to its name proves nothing, and the same name
 //! may be another archive's.
 
-use super::{Case, MOUNTS, Sandbox, assert_told, no_mounts, no_root, none, script};
+use super::{Case, MOUNTS, Sandbox, assert_told, helper, no_cc, no_mounts, no_root, none, script};
 use crate::places::can_inspect_all;
 use crate::sandbox::obstacle;
 
@@ -22,6 +22,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a_neighbour_with_a_sidecar_of_its_own_is_another_lock", no_root, neighbour),
     ("another_archive_on_the_same_device_is_another_lock", no_root, another_archive),
     ("a_btrfs_snapshot_of_a_held_archive_is_told_from_it", no_btrfs, btrfs_snapshot),
+    ("a_holder_that_no_process_shows_is_not_another_file_on_btrfs", no_btrfs_or_cc, unseen_holder),
 ];
 
 /// An archive in a btrfs subvolume.
@@ -40,6 +41,10 @@ fn no_root_or_perl() -> Option<String> {
 
 fn no_btrfs() -> Option<String> {
     obstacle(MOUNTS, MOUNT_BTRFS)
+}
+
+fn no_btrfs_or_cc() -> Option<String> {
+    no_btrfs().or_else(no_cc)
 }
 
 /// Runs `change` after a shell took the lock and was recorded; it is held, with no lock file
@@ -254,4 +259,26 @@ fn btrfs_snapshot() {
     // Only a look at every process tells which of the two is locked.
     let snapshot = if can_inspect_all() { "free" } else { "held" };
     assert_told(&sandbox, &[("original", "held"), ("snapshot", snapshot), ("without_sidecar", snapshot)]);
+}
+
+/// Even where every process can be looked through: a sandbox may hide its first one, which something else stands for.
+fn unseen_holder() {
+    const SHOW_INIT: &str = "mount -t tmpfs tmpfs /proc/1; mkdir -p /proc/1/fd /proc/1/fdinfo /proc/1/task/1";
+    let sandbox = Sandbox::new();
+    let helper = helper(&sandbox);
+    script(
+        &sandbox,
+        MOUNTS,
+        &format!(
+            r#"{MOUNT_BTRFS}
+            {SHOW_INIT}
+            "{}" in-flight "$lock" <"$ROOT/end" >"$ROOT/ready" 8>&- &
+            read -r _ <"$ROOT/ready"
+            ! flock -n "$lock" true
+            status held"#,
+            helper.display()
+        ),
+    );
+    let held = sandbox.status("held");
+    assert!(held.state != "free" && held.exit != 0, "{held:?}");
 }
