@@ -2,25 +2,63 @@
 
 use crate::sys::file::plain;
 use crate::text::path;
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Access, AtFlags, CWD, Mode, Statx, StatxAttributes, StatxFlags, accessat, statx};
 use rustix::io::Errno;
-use std::io;
+use rustix::process::geteuid;
+use std::ffi::CStr;
+use std::io::{self, ErrorKind};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 /// Why files cannot be created in a folder; None if they can, or if there is no such folder.
 pub(crate) fn folder_obstacle(folder: &Path) -> Option<String> {
-    if std::fs::metadata(folder).is_ok_and(|found| !found.is_dir()) {
-        return Some(format!("`{}` is not a folder", path(folder)));
+    match std::fs::metadata(folder) {
+        Ok(found) if !found.is_dir() => Some(format!("`{}` is not a folder", path(folder))),
+        // `mkdir -p` fails there.
+        Err(error) if error.kind() == ErrorKind::NotFound && folder.is_symlink() => Some(leads_nowhere(folder)),
+        _ => obstacle(folder, Access::WRITE_OK | Access::EXEC_OK),
     }
-    obstacle(folder, Access::WRITE_OK | Access::EXEC_OK)
 }
 
 /// Why a file cannot be written; None if it can, or if there is no such file.
 pub(crate) fn file_obstacle(file: &Path) -> Option<String> {
-    if file.is_dir() {
-        return Some(format!("`{}` is a folder", path(file)));
+    match std::fs::metadata(file) {
+        Ok(found) if found.is_dir() => Some(format!("`{}` is a folder", path(file))),
+        Err(error) if error.kind() == ErrorKind::NotFound && !may_be_created(file) => Some(leads_nowhere(file)),
+        _ => obstacle(file, Access::WRITE_OK),
     }
-    obstacle(file, Access::WRITE_OK)
+}
+
+/// The same for a sidecar, which nobody but the scraper looks at: it would wait for the other end of a FIFO.
+pub(crate) fn sidecar_obstacle(sidecar: &Path) -> Option<String> {
+    let is_irregular = std::fs::metadata(sidecar).is_ok_and(|found| !found.is_file() && !found.is_dir());
+    let why = || format!("`{}` is not a regular file", path(sidecar));
+    is_irregular.then(why).or_else(|| file_obstacle(sidecar))
+}
+
+/// Why another file cannot take the place of one (rename(2)); None if it can. `above` is its folder.
+pub(crate) fn replace_obstacle(above: &Statx, folder: BorrowedFd, name: &CStr, file: &Path) -> Option<String> {
+    let stat = statx(folder, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::UID).ok()?;
+    let caller = geteuid();
+    let is_sticky = above.stx_mode & Mode::SVTX.bits() as u16 != 0;
+    let is_owners = [stat.stx_uid, above.stx_uid].contains(&caller.as_raw()) || caller.is_root();
+    let why = if is_sticky && !is_owners {
+        "it is another user's, in a folder with the sticky bit"
+    } else if is_frozen(&stat) || is_frozen(above) {
+        "it or its folder is immutable or append-only (chattr)"
+    } else {
+        return None;
+    };
+    Some(format!("cannot replace `{}`: {why}", path(file)))
+}
+
+/// What [`replace_obstacle`] needs to know of a folder.
+pub(crate) fn above(folder: BorrowedFd) -> io::Result<Statx> {
+    Ok(statx(folder, c"", AtFlags::EMPTY_PATH, StatxFlags::UID | StatxFlags::MODE)?)
+}
+
+fn is_frozen(stat: &Statx) -> bool {
+    stat.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND)
 }
 
 /// The same for a folder that may have to be created, with its parents.
@@ -43,6 +81,16 @@ fn obstacle(at: &Path, access: Access) -> Option<String> {
     Some(format!("cannot write in `{}`: {why}", path(at)))
 }
 
+fn leads_nowhere(link: &Path) -> String {
+    format!("`{}` is a symbolic link that leads nowhere", path(link))
+}
+
+/// Whether a file that does not exist would be created by opening it: a link must lead into a folder that exists.
+fn may_be_created(file: &Path) -> bool {
+    let above = file.parent().unwrap_or(file);
+    std::fs::read_link(file).is_ok_and(|to| above.join(to).parent().is_some_and(Path::is_dir)) || !file.is_symlink()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +106,13 @@ mod tests {
             assert_eq!(missing, None);
         }
         assert_eq!((file_obstacle(&at("file")), folder_obstacle(folder.path())), (None, None));
+        let link = |name: &str, to: &str| std::os::unix::fs::symlink(to, at(name)).unwrap();
+        link("link", "none/x");
+        assert!(file_obstacle(&at("link")).unwrap().ends_with("is a symbolic link that leads nowhere"));
+        link("link to new", "new");
+        assert_eq!(file_obstacle(&at("link to new")), None, "it would be created");
+        assert!(folder_obstacle(&at("link to new")).unwrap().ends_with("is a symbolic link that leads nowhere"));
+        assert_eq!(sidecar_obstacle("/dev/null".as_ref()).as_deref(), Some("`/dev/null` is not a regular file"));
         assert_eq!((nearest(&at("none/x/y")), nearest(&at("file"))), (folder.path(), at("file").as_path()));
     }
 }

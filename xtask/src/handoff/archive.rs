@@ -9,7 +9,7 @@ use crate::handoff::export::{self, END_BYTES, NO_ID};
 use crate::handoff::watch::Watch;
 use crate::sys::file::{self, Links, ReadError, plain};
 use crate::text::path;
-use rustix::fs::{AtFlags, FileType, fstat, statat};
+use rustix::fs::{AtFlags, FileType, Statx, fstat, statat};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
@@ -147,7 +147,7 @@ impl Walk<'_> {
             let stat = fstat(opened.fd()?)?;
             self.found.identity = (stat.st_dev, stat.st_ino);
         }
-        let (mut has_exports, mut own_folders) = (false, Vec::new());
+        let (mut has_exports, mut own_folders, above) = (false, Vec::new(), access::above(opened.fd()?)?);
         while let Some(entry) = opened.next() {
             let entry = entry?;
             let name = entry.file_name();
@@ -165,7 +165,7 @@ impl Walk<'_> {
                 FileType::Directory => self.folders.push(at()),
                 FileType::RegularFile if name.to_bytes().ends_with(b".json") => {
                     self.found.json += 1;
-                    has_exports |= self.export(opened.fd()?, name, at);
+                    has_exports |= self.export(opened.fd()?, &above, name, at);
                 }
                 _ => {}
             }
@@ -201,7 +201,7 @@ impl Walk<'_> {
     }
 
     /// Looks at an export; true if the scraper will add to it.
-    fn export(&mut self, folder: BorrowedFd, name: &CStr, at: impl Fn() -> PathBuf) -> bool {
+    fn export(&mut self, folder: BorrowedFd, above: &Statx, name: &CStr, at: impl Fn() -> PathBuf) -> bool {
         let Some(id) = seeded_id(name.to_bytes()) else { return false };
         self.found.ids.push(id);
         let is_elsewhere = |to: &String| Path::new(to) != at();
@@ -213,6 +213,7 @@ impl Walk<'_> {
             let what = format!("`{}`: {length} bytes are too long a name: the scraper appends 20", path(&at()));
             self.found.unwritable.push(what);
         }
+        self.found.unwritable.extend(access::replace_obstacle(above, folder, name, &at()));
         if self.question.reads != Reads::Names {
             let problem = self.question.problem_of(file::open_in(folder, name), id, self.watch);
             *self.read.entry(id).or_default() |= problem.is_none();

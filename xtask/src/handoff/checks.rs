@@ -4,6 +4,7 @@ use crate::handoff::access;
 use crate::handoff::archive::Archive;
 use crate::handoff::archives::{Row, leftovers, linked, mapped, readable, seeded, shared, truncated, writable};
 use crate::handoff::check::{Check, Finding, Outcome, edit, fail, note, ok};
+use crate::handoff::compose;
 use crate::handoff::facts::Facts;
 use crate::handoff::plan::Asked;
 use crate::handoff::watch::{ANSWER_TIMEOUT, silent};
@@ -160,8 +161,9 @@ impl Facts<'_> {
         let root = self.resolved.archive_root.as_ref().map(|root| root.path.clone());
         let look = move || {
             let folders = lock.iter().filter_map(|lock| lock.parent()).chain(root.as_deref());
-            let files = lock.iter().flat_map(|lock| [lock.clone(), sidecar_path(lock)]);
-            let files = files.filter_map(|file| access::file_obstacle(&file));
+            let files = lock.iter().flat_map(|lock| {
+                [access::file_obstacle(lock), access::sidecar_obstacle(&sidecar_path(lock))].into_iter().flatten()
+            });
             folders.filter_map(access::nearest_obstacle).chain(files).collect::<Vec<String>>()
         };
         let found = if self.root_answers()? { within(ANSWER_TIMEOUT, look)? } else { None };
@@ -175,8 +177,8 @@ impl Facts<'_> {
     }
 
     fn tools(&self) -> Vec<Finding> {
-        let missing = ["jq"].into_iter().filter(|name| self.env.program(name).is_none());
-        missing.map(|name| fail(format!("no program `{name}`"), format!("sudo apt-get install {name}"))).collect()
+        let why = compose::obstacle(&["jq", "--version"], self.env, &self.watch);
+        why.map(|why| fail(why, "sudo apt-get install jq")).into_iter().collect()
     }
 
     fn scripts(&self) -> Vec<Finding> {

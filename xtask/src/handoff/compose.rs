@@ -31,6 +31,11 @@ struct Trial {
     running: io::Result<Running>,
 }
 
+/// Why a program does not work that is not one of compose's; None when it does.
+pub(crate) fn obstacle(call: &[&str], env: &Env, watch: &Watch) -> Option<String> {
+    Trial::start(call, None, env).obstacle(Instant::now() + ANSWER_TIMEOUT, watch)
+}
+
 impl Compose {
     pub(crate) fn look(env: &Env, watch: &Watch) -> Compose {
         let until = Instant::now() + ANSWER_TIMEOUT;

@@ -4,7 +4,7 @@
 //! and two status runs would see each other. So the kernel's table is read, and an NFS server is asked; only
 //! where neither proves anything is the lock taken, shared and for a moment.
 
-use crate::lock::file::LockFile;
+use crate::lock::file::{LockFile, Locks};
 use crate::lock::table::{Entry, LockKey, LockType, entries_with};
 use crate::sys::mounts::{self, Mount};
 use crate::sys::procfs;
@@ -275,9 +275,10 @@ pub(crate) fn is_in_grace() -> bool {
     procfs::read("/proc/fs/nfsd/v4_end_grace").is_ok_and(|ended| ended.trim() == "N")
 }
 
-/// The keys of a file on all mounts of its NFS server: one export may be mounted twice, as different devices.
-pub(crate) fn keys_on_server(file: &LockFile) -> io::Result<Vec<LockKey>> {
-    Ok(keys_on(&file.mount, file.key, mounts::all()?))
+/// The keys of a file, on NFS on all mounts of its server: one export may be mounted twice, as different devices.
+pub(crate) fn keys_of(file: &LockFile) -> io::Result<Vec<LockKey>> {
+    let is_on_nfs = file.locks() == Locks::Nfs;
+    if is_on_nfs { Ok(keys_on(&file.mount, file.key, mounts::all()?)) } else { Ok(vec![file.key]) }
 }
 
 /// The keys of a file with this mount and key, where these are all mounts.

@@ -3,7 +3,6 @@
 use crate::lock::file::{self, LockFile, Locks, has_local_locks, has_unique_keys};
 use crate::lock::kernel::{self, Scope, Table};
 use crate::lock::sidecar::{Claim, Recorded, Writer};
-use crate::lock::table::LockKey;
 use crate::lock::walk::{self, Walk};
 use crate::lock::wanted::Wanted;
 use crate::sys::deadline::within;
@@ -135,7 +134,8 @@ fn look(lock: &Path) -> Observation {
         };
         let mut seen = look_at(lock, file.as_ref(), until);
         seen.has_file = file.is_some();
-        let folder = lock.parent().unwrap_or(lock);
+        let at = file::followed(lock);
+        let folder = at.parent().unwrap_or(&at);
         seen.has_folder = seen.has_file || folder.is_dir();
         let needed = if seen.has_file { lock } else { folder };
         seen.may_open = accessat(CWD, needed, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS).is_ok();
@@ -179,7 +179,7 @@ fn look_at(lock: &Path, file: Option<&LockFile>, until: Instant) -> Observation 
             let has_delegation = table.as_ref().is_ok_and(Table::has_delegation);
             match file.irregular {
                 Some(kind) => unknown(format!("the lock path is {kind}, not a regular file")),
-                None if walk.is_unexplained => unknown(UNEXPLAINED.to_owned()),
+                None if walk.is_unexplained => unknown(UNEXPLAINED),
                 None if has_delegation => behind_delegation(file),
                 None => unheld(file, silent),
             }
@@ -207,7 +207,7 @@ pub(crate) fn survey(
     let is_clear = |mount: &&Mount| has_local_locks(mount) && has_unique_keys(mount) && sees_every_process();
     let mount = wanted.mount.as_ref().filter(|_| wanted.may_have_predecessor).filter(is_clear);
     let device = mount.map(|mount| (mount.major, mount.minor));
-    let scope = file.map_or(Ok(Vec::new()), keys_of).map(|keys| Scope { keys, device, is_own });
+    let scope = file.map_or(Ok(Vec::new()), kernel::keys_of).map(|keys| Scope { keys, device, is_own });
     let table = scope.and_then(|scope| Ok((Table::read(&scope, until)?, scope)));
     let is_certain = !is_own && file.is_some_and(|file| has_unique_keys(&file.mount));
     wanted.is_held = is_certain && matches!(&table, Ok((table, _)) if table.is_held());
@@ -220,19 +220,14 @@ pub(crate) fn survey(
     (table, walk)
 }
 
-fn keys_of(file: &LockFile) -> io::Result<Vec<LockKey>> {
-    if file.locks() == Locks::Nfs { kernel::keys_on_server(file) } else { Ok(vec![file.key]) }
-}
-
 /// What a lock is that neither the table nor the walk shows. `silent` is what proves that nobody on this host holds it.
 fn unheld(file: &LockFile, silent: Option<ObservedVia>) -> (Lock, ObservedVia) {
     match (file.locks(), silent) {
-        (Locks::Local, _) if kernel::is_in_grace() => unknown(IN_GRACE.to_owned()),
+        (Locks::Local, _) if kernel::is_in_grace() => unknown(IN_GRACE),
         (Locks::Local, Some(via)) => (Lock::NotHeld, via),
         (Locks::Nfs, Some(_)) => ask_server(file),
         (Locks::Local | Locks::Nfs, None) if sees_every_process() => unknown(
-            "the lock table cannot be read or does not come to rest, and not all processes can be looked through"
-                .to_owned(),
+            "the lock table cannot be read or does not come to rest, and not all processes can be looked through",
         ),
         _ => match kernel::probe(file) {
             Ok(held) => (if held { Lock::Held } else { Lock::NotHeld }, ObservedVia::Probe),
@@ -245,7 +240,7 @@ fn unheld(file: &LockFile, silent: Option<ObservedVia>) -> (Lock, ObservedVia) {
 fn behind_delegation(file: &LockFile) -> (Lock, ObservedVia) {
     match kernel::recall(file) {
         Ok(true) => ask_server(file),
-        Ok(false) => unknown("an NFS client does not give back its delegation".to_owned()),
+        Ok(false) => unknown("an NFS client does not give back its delegation"),
         Err(error) => unknown(format!("an NFS client's delegation cannot be recalled: {}", plain(&error))),
     }
 }
@@ -257,8 +252,8 @@ fn ask_server(file: &LockFile) -> (Lock, ObservedVia) {
     }
 }
 
-fn unknown(why: String) -> (Lock, ObservedVia) {
-    (Lock::Unknown(why), ObservedVia::Nothing)
+fn unknown(why: impl Into<String>) -> (Lock, ObservedVia) {
+    (Lock::Unknown(why.into()), ObservedVia::Nothing)
 }
 
 impl Observation {
@@ -279,15 +274,14 @@ impl Observation {
 
     /// Whether nothing that matters has changed during the look.
     fn is_fresh(&self, file: Option<&LockFile>, lock: &Path) -> bool {
+        let Walk { is_complete, is_unexplained, holders, .. } = &self.walk;
         match (&self.lock, file) {
             // Somebody else's lock may have come or gone during the walk.
             (Lock::NoFile, _) => !self.may_have_lost_its_file() && file::find(lock).is_ok_and(|now| now.is_none()),
             (Lock::NotHeld, Some(file)) => file.is_at(lock),
-            (Lock::Unknown(_), _) => !self.walk.is_unexplained,
+            (Lock::Unknown(_), _) => !is_unexplained,
             // It may have been released before its holder was found.
-            (Lock::Held, _) => {
-                self.via != ObservedVia::ProcLocks || !self.walk.is_complete || !self.walk.holders.is_empty()
-            }
+            (Lock::Held, _) => self.via != ObservedVia::ProcLocks || !is_complete || !holders.is_empty(),
             _ => true,
         }
     }

@@ -1,7 +1,7 @@
 //! What a walk looks for: descriptors of the lock file, and of what was the lock file before it was deleted,
 //! replaced or moved under its holder. The kernel says nothing about those at the path, and yet a scrape runs.
 
-use crate::lock::file::LockFile;
+use crate::lock::file::{self, LockFile};
 use crate::lock::path::sidecar_path;
 use crate::lock::sidecar::{Claim, Writer};
 use crate::lock::table::{Entry, LockKey, LockType, fdinfo_entries};
@@ -17,9 +17,6 @@ use std::path::{Path, PathBuf};
 
 /// How the kernel marks the path of a deleted file (`d_path` in the kernel's fs/d_path.c).
 const DELETED: &[u8] = b" (deleted)";
-
-/// Maximum number of symbolic links followed.
-const MAX_LINKS: usize = 8;
 
 /// What is looked for.
 pub(crate) struct Wanted<'a> {
@@ -53,11 +50,7 @@ pub(crate) enum Found {
 
 impl<'a> Wanted<'a> {
     pub(crate) fn new(lock: &Path, file: Option<&LockFile>, claim: &'a Claim) -> Wanted<'a> {
-        let mut at = lock.to_path_buf();
-        for _ in 0..MAX_LINKS {
-            let Ok(target) = std::fs::read_link(&at) else { break };
-            at = at.parent().unwrap_or(Path::new("/")).join(target);
-        }
+        let at = file::followed(lock);
         let folder = at.parent().unwrap_or(Path::new("/"));
         let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
         let folder_id = stat_id(CWD, &folder, AtFlags::empty()).ok();
@@ -326,7 +319,7 @@ mod tests {
         std::fs::write(&lock, "").unwrap();
         std::fs::write(&file, "").unwrap();
         let opened = openat(CWD, &file, OFlags::RDONLY, Mode::empty()).unwrap();
-        let current = crate::lock::file::find(&lock).unwrap();
+        let current = file::find(&lock).unwrap();
         let (none, some) = (Claim::None, claim("pid=99999999\n"));
         let at = openat(CWD, folder.path(), OFlags::PATH, Mode::empty()).unwrap();
         let own_fds = openat(CWD, "/proc/self/fd", OFlags::PATH, Mode::empty()).unwrap();

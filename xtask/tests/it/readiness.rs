@@ -9,6 +9,8 @@ pub(crate) const CASES: &[Case] = &[
     ("handoff_of_another_users_archive", no_other_user, another_users_archive),
     ("handoff_with_another_users_lock_file", no_other_user, another_users_lock_file),
     ("handoff_with_another_users_folder_of_exports", no_other_user, another_users_folder_of_exports),
+    ("handoff_with_another_users_export_in_a_sticky_folder", no_other_user, another_users_export),
+    ("handoff_with_an_export_that_is_immutable", no_chattr, immutable_export),
     ("handoff_with_an_unreadable_folder", no_other_user, unreadable_folder_in_an_archive),
     ("handoff_with_another_users_leftovers", no_other_user, another_users_leftovers),
     ("handoff_of_a_slow_archive", no_slow_reads, slow_archive),
@@ -102,6 +104,22 @@ fn another_users_lock_file() {
 fn another_users_folder_of_exports() {
     let setup = r#"mkdir "$ROOT/archive/alpha/sub"; mv "$ROOT/archive/alpha/"*.json "$ROOT/archive/alpha/sub""#;
     assert_fails_for_nobody(setup, &["alpha/sub`: permission denied"]);
+}
+
+fn another_users_export() {
+    let sticky = "it is another user's, in a folder with the sticky bit";
+    assert_fails_for_nobody(r#"chmod 1777 "$ROOT/archive/alpha""#, &[sticky]);
+}
+
+fn no_chattr() -> Option<String> {
+    obstacle(&[], r#": >"$ROOT/x"; chattr +i "$ROOT/x" && chattr -i "$ROOT/x""#)
+}
+
+fn immutable_export() {
+    let script = r#"chattr +i "$ROOT/archive/alpha/"*.json; handoff after; chattr -i "$ROOT/archive/alpha/"*.json"#;
+    assert_fails(&[], script, &["it or its folder is immutable or append-only (chattr)"]);
+    let script = r#"chattr +a "$ROOT/archive/alpha"; handoff after; chattr -a "$ROOT/archive/alpha""#;
+    assert_fails(&[], script, &["it or its folder is immutable or append-only (chattr)"]);
 }
 
 fn unreadable_folder_in_an_archive() {
