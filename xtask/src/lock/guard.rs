@@ -126,10 +126,9 @@ impl Guard {
                 remove_sidecar(&self.lock)?;
                 Ok(Some(sidecar_path(&self.lock)))
             }
-            Claim::Unreadable(why) => {
-                Err(Refusal::Failed(format!("the sidecar cannot be read: {why}; nothing was removed")))
-            }
-            _ => Err(Refusal::Failed("the sidecar changed in the meantime; nothing was removed".to_owned())),
+            _ => Err(Refusal::Failed(
+                "the sidecar changed in the meantime, or cannot be read; nothing was removed".into(),
+            )),
         }
     }
 }

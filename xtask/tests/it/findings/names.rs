@@ -35,6 +35,9 @@ lock=$ROOT/archive/original/.dce-scrape.lock meta=$lock.meta
 export DCE_SCRAPE_LOCK_FILE=$lock
 "#;
 
+/// Something that can be looked at in place of process 1, which a sandbox may hide.
+const SHOW_INIT: &str = "mount -t tmpfs tmpfs /proc/1; mkdir -p /proc/1/fd /proc/1/fdinfo /proc/1/task/1";
+
 fn no_root_or_perl() -> Option<String> {
     obstacle(&[], "perl -e 1").or_else(no_root)
 }
@@ -253,17 +256,19 @@ fn btrfs_snapshot() {
             export DCE_SCRAPE_LOCK_FILE=$ROOT/archive/snapshot/.dce-scrape.lock
             status snapshot
             rm -f "$DCE_SCRAPE_LOCK_FILE.meta"
-            status without_sidecar"#
+            status without_sidecar
+            {SHOW_INIT}
+            status with_first_process"#
         ),
     );
     // Only a look at every process tells which of the two is locked.
     let snapshot = if can_inspect_all() { "free" } else { "held" };
     assert_told(&sandbox, &[("original", "held"), ("snapshot", snapshot), ("without_sidecar", snapshot)]);
+    let shown = sandbox.status("with_first_process");
+    assert!(["free", "held"].contains(&&shown.state[..]), "it is known whose lock it is: {shown:?}");
 }
 
-/// Even where every process can be looked through: a sandbox may hide its first one, which something else stands for.
 fn unseen_holder() {
-    const SHOW_INIT: &str = "mount -t tmpfs tmpfs /proc/1; mkdir -p /proc/1/fd /proc/1/fdinfo /proc/1/task/1";
     let sandbox = Sandbox::new();
     let helper = helper(&sandbox);
     script(
@@ -272,13 +277,17 @@ fn unseen_holder() {
         &format!(
             r#"{MOUNT_BTRFS}
             {SHOW_INIT}
-            "{}" in-flight "$lock" <"$ROOT/end" >"$ROOT/ready" 8>&- &
-            read -r _ <"$ROOT/ready"
+            send() {{ "{}" in-flight "$lock" <"$ROOT/end" >"$ROOT/ready" 8>&- & read -r _ <"$ROOT/ready"; }}
+            send
             ! flock -n "$lock" true
-            status held"#,
+            status on_btrfs
+            lock=$ROOT/scrape.lock; export DCE_SCRAPE_LOCK_FILE=$lock
+            send
+            status elsewhere"#,
             helper.display()
         ),
     );
-    let held = sandbox.status("held");
-    assert!(held.state != "free" && held.exit != 0, "{held:?}");
+    for held in ["on_btrfs", "elsewhere"].map(|name| sandbox.status(name)) {
+        assert!(held.state != "free" && held.exit != 0, "{held:?}");
+    }
 }
