@@ -236,6 +236,8 @@ mod tests {
         let lock = folder.path().join("new/folder/lock");
         let guard = Guard::acquire(&lock).unwrap();
         assert!(matches!(Guard::acquire(&lock), Err(Refusal::Held)));
+        let flags = rustix::fs::fcntl_getfl(&guard.file).unwrap();
+        assert!(flags.contains(OFlags::RDWR), "an NFS client must be able to write it to lock it");
         std::os::unix::fs::symlink("/nonexistent", folder.path().join("new/folder/lock.meta.new")).unwrap();
         guard.record("a b").unwrap();
         let Claim::Recorded(recorded) = Claim::read(&lock) else { panic!("no sidecar") };

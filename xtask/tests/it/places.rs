@@ -132,7 +132,11 @@ pub(crate) fn another_users_lock() {
             chmod 600 "$lock.meta"
             status unreadable {nobody}
             release
-            status free {nobody}"#
+            status free {nobody}
+            chmod 644 "$lock"
+            status read_only {nobody}
+            chmod 666 "$lock"
+            status open {nobody}"#
         ),
     );
     let readable = sandbox.status("readable");
@@ -141,6 +145,9 @@ pub(crate) fn another_users_lock() {
     assert_eq!((&unreadable.state[..], unreadable.exit), ("held", 1), "{unreadable:?}");
     assert!(unreadable.notes.iter().any(|note| note.contains("permission denied")), "{unreadable:?}");
     assert_eq!(sandbox.status("free").exit, 0);
+    let next = ["free", "read_only", "open"].map(|name| sandbox.status(name).next);
+    assert!(next[..2].iter().all(|next| next.contains("this user cannot start one")), "{next:?}");
+    assert!(next[2].starts_with("a scrape can start"), "{next:?}");
 }
 
 pub(crate) fn another_users_deleted_lock() {

@@ -48,6 +48,7 @@ pub(crate) struct Status {
     pub(crate) waiters: usize,
     pub(crate) observed_via: String,
     pub(crate) notes: Vec<String>,
+    pub(crate) next: String,
 }
 
 #[derive(Debug, Deserialize)]
