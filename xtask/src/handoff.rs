@@ -1,7 +1,6 @@
 //! `handoff` and `verify-ready`: everything an operator checks before a scrape. Every section runs,
 //! whatever fails, and every failure is reported. A new check is a function, and a line in `checks.rs`.
 
-mod access;
 pub(crate) mod archive;
 mod archives;
 mod auth;

@@ -1,5 +1,6 @@
 //! What the kernel offers, wrapped once. Nothing here knows the scrape lock or any command.
 
+pub(crate) mod access;
 pub(crate) mod child;
 pub(crate) mod deadline;
 pub(crate) mod file;

@@ -1,6 +1,5 @@
 //! All checks, one line each.
 
-use crate::handoff::access;
 use crate::handoff::archive::Archive;
 use crate::handoff::archives::{Row, leftovers, linked, mapped, readable, seeded, shared, truncated, writable};
 use crate::handoff::check::{Check, Finding, Outcome, edit, fail, note, ok};
@@ -9,6 +8,7 @@ use crate::handoff::facts::Facts;
 use crate::handoff::plan::Asked;
 use crate::handoff::watch::{ANSWER_TIMEOUT, silent};
 use crate::lock::path::sidecar_path;
+use crate::sys::access;
 use crate::sys::deadline::within;
 use crate::text::{self, path, printable, quoted, shell_word};
 use anyhow::bail;

@@ -1,8 +1,8 @@
 //! Whether there is room to scrape.
 
-use crate::handoff::access;
 use crate::handoff::check::{Finding, fail, ok};
 use crate::handoff::watch::{ANSWER_TIMEOUT, silent};
+use crate::sys::access;
 use crate::sys::deadline::within;
 use crate::sys::file::plain;
 use crate::sys::mounts;

@@ -5,11 +5,11 @@ use crate::lock::kernel::{self, Scope, Table};
 use crate::lock::sidecar::{Claim, Recorded, Writer};
 use crate::lock::walk::{self, Walk};
 use crate::lock::wanted::Wanted;
+use crate::sys::access;
 use crate::sys::deadline::within;
 use crate::sys::file::plain;
 use crate::sys::mounts::Mount;
 use crate::sys::procfs::sees_every_process;
-use rustix::fs::{Access, AtFlags, CWD, accessat};
 use serde::{Serialize, Serializer};
 use std::io;
 use std::path::Path;
@@ -137,8 +137,7 @@ fn look(lock: &Path) -> Observation {
         let at = file::followed(lock);
         let folder = at.parent().unwrap_or(&at);
         seen.has_folder = seen.has_file || folder.is_dir();
-        let needed = if seen.has_file { lock } else { folder };
-        seen.may_open = accessat(CWD, needed, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS).is_ok();
+        seen.may_open = access::may_open(if seen.has_file { lock } else { folder });
         if seen.is_fresh(file.as_ref(), lock) {
             return seen;
         }

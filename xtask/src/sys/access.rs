@@ -1,14 +1,20 @@
 //! Whether the caller can write where a scrape writes. Checked with faccessat(2), never by writing.
 
 use crate::sys::file::plain;
+use crate::sys::procfs;
 use crate::text::path;
 use rustix::fs::{Access, AtFlags, CWD, Mode, Statx, StatxAttributes, StatxFlags, accessat, statx};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 use std::ffi::CStr;
+use std::fs::Metadata;
 use std::io::{self, ErrorKind};
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+/// Why a file cannot be opened although its mode allows it.
+const PROTECTED: &str = "it is another user's, in a sticky folder where everybody may write (fs.protected_regular)";
 
 /// Why files cannot be created in a folder; None if they can, or if there is no such folder.
 pub(crate) fn folder_obstacle(folder: &Path) -> Option<String> {
@@ -24,6 +30,7 @@ pub(crate) fn folder_obstacle(folder: &Path) -> Option<String> {
 pub(crate) fn file_obstacle(file: &Path) -> Option<String> {
     match std::fs::metadata(file) {
         Ok(found) if found.is_dir() => Some(format!("`{}` is a folder", path(file))),
+        Ok(found) if is_protected(file, &found) => Some(format!("cannot open `{}`: {PROTECTED}", path(file))),
         Err(error) if error.kind() == ErrorKind::NotFound && !may_be_created(file) => Some(leads_nowhere(file)),
         _ => obstacle(file, Access::WRITE_OK),
     }
@@ -34,6 +41,27 @@ pub(crate) fn sidecar_obstacle(sidecar: &Path) -> Option<String> {
     let is_irregular = std::fs::metadata(sidecar).is_ok_and(|found| !found.is_file() && !found.is_dir());
     let why = || format!("`{}` is not a regular file", path(sidecar));
     is_irregular.then(why).or_else(|| file_obstacle(sidecar))
+}
+
+/// Whether a scrape can open the lock file, or create it in a folder.
+pub(crate) fn may_open(at: &Path) -> bool {
+    let is_protected = || std::fs::metadata(at).is_ok_and(|found| found.is_file() && is_protected(at, &found));
+    accessat(CWD, at, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS).is_ok() && !is_protected()
+}
+
+/// Whether the kernel refuses to open a file with O_CREAT, as shells do to write it (`fs.protected_regular`,
+/// proc_sys_fs(5)).
+fn is_protected(file: &Path, found: &Metadata) -> bool {
+    let level = procfs::read("/proc/sys/fs/protected_regular").ok().and_then(|level| level.trim().parse().ok());
+    let above = file.canonicalize().ok().and_then(|file| file.parent()?.metadata().ok());
+    let (Some(level), Some(above)) = (level, above) else { return false };
+    protects(level, above.mode(), above.uid(), found.uid(), geteuid().as_raw())
+}
+
+/// The kernel's rule (`may_create_in_sticky` in its fs/namei.c), which has no exception for root.
+fn protects(level: u32, folder_mode: u32, folders_owner: u32, owner: u32, caller: u32) -> bool {
+    let is_shared = folder_mode & 0o002 != 0 || (folder_mode & 0o020 != 0 && level >= 2);
+    level > 0 && folder_mode & 0o1000 != 0 && is_shared && ![folders_owner, caller].contains(&owner)
 }
 
 /// Why another file cannot take the place of one (rename(2)); None if it can. `above` is its folder.
@@ -94,6 +122,22 @@ fn may_be_created(file: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_users_file_in_a_shared_sticky_folder_is_protected() {
+        let (root, anna, ben) = (0, 1000, 1001);
+        assert!(protects(1, 0o1777, root, anna, ben) && protects(1, 0o1777, root, anna, root));
+        assert!(protects(2, 0o1775, root, anna, ben) && !protects(1, 0o1775, root, anna, ben));
+        for unprotected in [
+            protects(0, 0o1777, root, anna, ben),
+            protects(2, 0o0777, root, anna, ben),
+            protects(2, 0o1755, root, anna, ben),
+            protects(1, 0o1777, anna, anna, ben),
+            protects(1, 0o1777, root, ben, ben),
+        ] {
+            assert!(!unprotected);
+        }
+    }
 
     #[test]
     fn a_folder_is_no_file_and_what_is_missing_is_no_obstacle() {
