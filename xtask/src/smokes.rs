@@ -37,11 +37,7 @@ use std::time::Instant;
 impl cli::Smokes {
     pub(crate) fn run(self, env: &Env) -> anyhow::Result<Verdict> {
         let workspace = std::path::absolute(workspace(env)).context("cannot find the checkout")?;
-        let mut smokes = discover::discover(&workspace, &self.filters)?;
-        if self.bin.is_some() {
-            // Scripts choose the program themselves.
-            smokes.retain(|smoke| matches!(smoke.kind, Kind::Case(_)));
-        }
+        let smokes = discover::discover(&workspace, &self.filters)?;
         if self.bless && env.ci {
             bail!("--bless is refused where CI is set\nhint: bless at home, look at the difference, commit it");
         }
@@ -77,6 +73,8 @@ impl cli::Smokes {
         // What smokes whose processes were killed have left; it cannot be told from what the caller's children left.
         if !left.is_empty() && known.is_empty() {
             orphans::settle(&[], &cancel);
+        } else if !left.is_empty() {
+            output::complain("ERROR: a smoke's own process was killed, and processes that it left may still run\n");
         }
         let removed = left.iter().map(|folder| (folder, stage::remove(folder)));
         for (folder, error) in removed.filter_map(|(folder, removed)| Some((folder, removed.err()?))) {

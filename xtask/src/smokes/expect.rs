@@ -188,8 +188,8 @@ pub(crate) fn realigned(written: &str, text: &[u8], names: &Names) -> anyhow::Re
         None => line.filter(|_| is_wrong).map(|line| names.unfill(&String::from_utf8_lossy(line))),
     };
     let lines: Vec<String> = pattern.steps(0, &found).into_iter().filter_map(line).collect();
-    if !lines.is_empty() && lines.iter().all(|line| line == "...") {
-        // That would match anything.
+    if !lines.is_empty() && lines.iter().all(|line| line == "..." || line.replace("[..]", "").is_empty()) {
+        // That would match nearly anything.
         return Ok(None);
     }
     Ok(Some(lines.join("\n") + if lines.is_empty() || is_open(text) { "" } else { "\n" }))
@@ -226,8 +226,13 @@ mod tests {
         for (written, text, expected) in cases {
             assert_eq!(is(written, text).as_deref(), Some(expected), "{written}");
         }
-        for (written, text) in [("", &"x\n".repeat(500)[..]), ("", "...\n"), ("", "a\n..."), ("state: held\n...\n", "")]
-        {
+        for (written, text) in [
+            ("", &"x\n".repeat(500)[..]),
+            ("", "...\n"),
+            ("", "a\n..."),
+            ("state: held\n...\n", ""),
+            ("[..]\nz\n", "q\n"),
+        ] {
             assert_eq!(is(written, text), None, "{text}");
         }
         assert_eq!(realigned("", b"\xff\n", &Names::default()).unwrap(), None);

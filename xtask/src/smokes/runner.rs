@@ -11,7 +11,7 @@ use crate::smokes::orphans::{children, settle};
 use crate::smokes::pattern::lines;
 use crate::smokes::skip;
 use crate::smokes::smoke::{Kind, Outcome, Setup, Smoke};
-use crate::smokes::snapshot::{changes, snapshot};
+use crate::smokes::snapshot::{Snapshot, changes, snapshot};
 use crate::smokes::stage::{self, Stage};
 use crate::sys::child::{self, End, Finished};
 use crate::sys::procfs::is_running;
@@ -74,7 +74,12 @@ fn run_case(smoke: &Smoke, case: &Case, setup: &Setup, stage: &mut Stage) -> any
     let held = case.stage.held.as_ref();
     let holder = held.map(|plan| holder::start(plan, stage, setup)).transpose()?;
     let mut command = command(case, setup, stage)?;
-    let seen = || snapshot(&stage.root).context("cannot read the stage");
+    // Links on the stage lead to the programs.
+    let seen = || -> anyhow::Result<Snapshot> {
+        let mut seen = snapshot(&setup.programs).context("cannot read the programs of the cases")?;
+        seen.extend(snapshot(&stage.root).context("cannot read the stage")?);
+        Ok(seen)
+    };
     let (before, known) = (seen()?, children());
     let finished = child::run_leader(&mut command, CASE_TIMEOUT, setup.cancel).context("cannot start the program")?;
     let mut faults = settle(&known, setup.cancel);
@@ -93,7 +98,7 @@ fn run_case(smoke: &Smoke, case: &Case, setup: &Setup, stage: &mut Stage) -> any
     // Our own scripts must print everything.
     let is_original = via_scripts && !setup.repo_root.join("scripts/xtask.sh").exists();
     let mut problems = mismatches(case, &finished, stage, if is_original { &ONLY_OURS } else { &[] })?;
-    if let Some(original) = case.original.as_ref().filter(|_| is_original) {
+    if let Some(original) = case.original.as_ref().filter(|_| is_original && faults.is_empty()) {
         return against_original(original, case, &finished, &stage.names, problems);
     }
     if setup.options.bless && faults.is_empty() && !problems.is_empty() {

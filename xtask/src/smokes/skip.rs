@@ -17,6 +17,7 @@ pub(crate) fn instead(smoke: &Smoke, setup: &Setup) -> Option<Outcome> {
         Kind::Script if smoke.name.contains("-vm-") && !options.include_vm => {
             return because("pass --include-vm to run");
         }
+        Kind::Script if options.bin.is_some() => return because("scripts choose the program themselves"),
         Kind::Script => &["bash"],
         Kind::Case(case) if case.sees_all && !(procfs::sees_every_process() && geteuid().is_root()) => {
             return because("only root outside containers may inspect every process");

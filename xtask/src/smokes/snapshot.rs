@@ -4,6 +4,7 @@ use crate::sys::file::{self, Links};
 use crate::text;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -15,8 +16,9 @@ const COMPARED_MAX_BYTES: u64 = 64 << 10;
 /// By path.
 pub(crate) type Snapshot = BTreeMap<PathBuf, Seen>;
 
-/// What a snapshot compares: inode, mode, owner, group and size; the times of the last write and change; the content.
-type Seen = ([u64; 5], [i64; 4], Option<Vec<u8>>);
+/// What a snapshot compares: inode, mode, owner, group and size; the times of the last write and change; a hash of the
+/// content.
+type Seen = ([u64; 5], [i64; 4], Option<u64>);
 
 /// What is below a folder now, as far as its user can read it.
 pub(crate) fn snapshot(root: &Path) -> io::Result<Snapshot> {
@@ -33,7 +35,11 @@ pub(crate) fn snapshot(root: &Path) -> io::Result<Snapshot> {
             }
         }
         // None if it is too large, unreadable, or not a regular file.
-        let content = file::read(&path, Links::Refuse, COMPARED_MAX_BYTES).ok();
+        let content = file::read(&path, Links::Refuse, COMPARED_MAX_BYTES).ok().map(|bytes| {
+            let mut hasher = DefaultHasher::new();
+            bytes.hash(&mut hasher);
+            hasher.finish()
+        });
         let times = [stat.mtime(), stat.mtime_nsec(), stat.ctime(), stat.ctime_nsec()];
         let metadata = [stat.ino(), stat.mode().into(), stat.uid().into(), stat.gid().into(), stat.len()];
         snapshot.insert(path, (metadata, times, content));

@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// Output beyond this is read and thrown away, for each pipe.
 const OUTPUT_MAX_BYTES: usize = 8 << 20;
 
+/// How often a pipe is read before the deadline is looked at again.
+const MAX_READS: usize = 64;
+
 /// How long a group may take to end after SIGTERM, and after SIGKILL.
 const END_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -218,9 +221,11 @@ impl Pipe {
         Ok(Pipe { open: end.map(File::from), output: Vec::new(), is_cut: false })
     }
 
+    /// Reads what there is, but not for ever: somebody may write faster.
     fn read_available(&mut self) -> io::Result<()> {
         let mut piece = [0; 16 << 10];
-        while let Some(open) = &mut self.open {
+        for _ in 0..MAX_READS {
+            let Some(open) = &mut self.open else { break };
             match open.read(&mut piece) {
                 Ok(0) => self.open = None,
                 Ok(length) => {
@@ -282,6 +287,14 @@ mod tests {
         let finished = sh("(setsid sleep 30 || sleep 30) & echo done", 20_000);
         assert_eq!(finished.stdout, b"done\n");
         assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_pipe_that_is_never_empty_is_not_read_for_ever() {
+        let endless = rustix::fs::open("/dev/zero", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap();
+        let mut pipe = Pipe { open: Some(endless.into()), output: Vec::new(), is_cut: false };
+        pipe.read_available().unwrap();
+        assert!(pipe.open.is_some() && !pipe.output.is_empty());
     }
 
     #[test]

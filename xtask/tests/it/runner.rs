@@ -45,6 +45,7 @@ fn not_fooled() {
     assert_fails(r"printf 'a\377\n'", "stdout.is = \"a\u{fffd}\\n\"", r"  + a\xff");
     assert_fails("echo '[x'; echo '[..]'", r#"stdout.is = "[x\n[[]x]\n""#, "  + [..]");
     assert_fails("echo x >archive/new", "", "the stage was changed");
+    assert_fails("echo x >[PROGRAMS]/new", "", "created ");
     assert_fails("true", "absent = ['archive']", "archive still exists");
     assert_fails("true", "files.'archive/none'.lacks = ['x']", "archive/none cannot be read: no such file");
     if no_root().is_none() {
