@@ -54,7 +54,8 @@ fn changes_something(call: &str) -> bool {
         | "link" | "linkat" | "symlink" | "symlinkat" | "truncate" | "ftruncate" | "chmod" | "fchmod" | "fchmodat"
         | "utimensat" | "execveat" | "fork" | "vfork" | "pidfd_send_signal" => true,
         "fcntl" => call.contains("SETLK"),
-        "kill" | "tkill" | "tgkill" => !call.contains(", 0)"),
+        // The call may be cut in two by another thread's.
+        "kill" | "tkill" | "tgkill" => ![", 0)", ", 0 <unfinished ...>"].iter().any(|end| call.contains(end)),
         "open" | "openat" | "openat2" => ["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"].iter().any(|f| call.contains(f)),
         _ => false,
     }
