@@ -71,6 +71,9 @@ fn run_case(smoke: &Smoke, case: &Case, setup: &Setup, stage: &mut Stage) -> any
     if via_scripts {
         link_scripts(stage, &setup.repo_root)?;
     }
+    // Our own scripts must print everything.
+    let is_original = via_scripts && !setup.repo_root.join("scripts/xtask.sh").exists();
+    let original = case.original.as_ref().filter(|_| is_original);
     let held = case.stage.held.as_ref();
     let holder = held.map(|plan| holder::start(plan, stage, setup)).transpose()?;
     let mut command = command(case, setup, stage)?;
@@ -83,7 +86,9 @@ fn run_case(smoke: &Smoke, case: &Case, setup: &Setup, stage: &mut Stage) -> any
     let (before, known) = (seen()?, children());
     let finished = child::run_leader(&mut command, CASE_TIMEOUT, setup.cancel).context("cannot start the program")?;
     let mut faults = settle(&known, setup.cancel);
-    let changes = if case.expect.writes { Vec::new() } else { changes(&before, &seen()?) };
+    // What an original does otherwise may be to write.
+    let may_write = case.expect.writes || original.is_some();
+    let changes = if may_write { Vec::new() } else { changes(&before, &seen()?) };
     if !changes.is_empty() {
         faults.push(format!("the stage was changed:\n{}", excerpt(changes.join("\n").as_bytes())));
     }
@@ -95,10 +100,8 @@ fn run_case(smoke: &Smoke, case: &Case, setup: &Setup, stage: &mut Stage) -> any
         faults.extend(settle(&[], setup.cancel));
     }
     faults.extend(unread(&finished));
-    // Our own scripts must print everything.
-    let is_original = via_scripts && !setup.repo_root.join("scripts/xtask.sh").exists();
     let mut problems = mismatches(case, &finished, stage, if is_original { &ONLY_OURS } else { &[] })?;
-    if let Some(original) = case.original.as_ref().filter(|_| is_original && faults.is_empty()) {
+    if let Some(original) = original.filter(|_| faults.is_empty()) {
         return against_original(original, case, &finished, &stage.names, problems);
     }
     if setup.options.bless && faults.is_empty() && !problems.is_empty() {
