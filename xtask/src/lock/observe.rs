@@ -161,7 +161,7 @@ fn look_at(lock: &Path, file: Option<&LockFile>, until: Instant) -> Observation 
     // its clients belong to no process.
     let is_trusted = is_held_here || !walk.is_complete || file.is_none_or(|file| has_unique_keys(&file.mount));
     if let (Ok(table), Some(file), false) = (&table, file, is_trusted) {
-        walk.is_unexplained = table.locks() > walk::twins(file.key, file.stat_id, until);
+        walk.is_unexplained = table.is_held() && table.locks() > walk::twins(file.key, file.stat_id, until);
     }
     let (lock, via) = match (&table, file) {
         (Ok(table), _) if table.is_held() && (is_trusted || table.has_fcntl_lock()) => {

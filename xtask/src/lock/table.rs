@@ -95,6 +95,7 @@ pub(crate) fn entries_with(table: &str, column: &str) -> Vec<Entry> {
     let mut rest = table;
     // Most lines of a long table are about other files: only those with the column are parsed.
     while let Some(at) = rest.find(column) {
+        // The newline in front of a line is a blank to its parser.
         let start = rest[..at].rfind('\n').unwrap_or(0);
         let end = rest[at..].find('\n').map_or(rest.len(), |newline| at + newline);
         let has_column = |entry: &Entry| entry.key.is_some_and(|key| key.column().starts_with(column));

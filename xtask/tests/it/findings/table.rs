@@ -1,9 +1,10 @@
 //! Finding 1: the kernel's table is not a snapshot, and what is mounted there may not be it.
 
 use super::{
-    Case, MOUNTS, NOBODY, Sandbox, Talker, assert_told, helper, holder, no_cc, no_mounts, number_from, script, until,
+    Case, MOUNTS, NOBODY, Sandbox, Talker, assert_told, helper, holder, no_cc, no_mounts, no_other_user, number_from,
+    script, until,
 };
-use crate::sandbox::{command, obstacle};
+use crate::sandbox::command;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -86,7 +87,7 @@ fn waiters_and_a_toggled_lock() {
 }
 
 fn no_churn() -> Option<String> {
-    no_cc().or_else(|| obstacle(&[], &format!("{NOBODY} true")))
+    no_cc().or_else(no_other_user)
 }
 
 /// Nobody else's processes can be looked through, so it is the table that counts: where it never comes to rest, that is
