@@ -13,6 +13,7 @@ pub(crate) mod facts;
 pub(crate) mod plan;
 pub(crate) mod report;
 pub(crate) mod text;
+mod trial;
 mod watch;
 
 use crate::cli::{self, CheckOptions, Format};

@@ -213,7 +213,8 @@ impl Walk<'_> {
             let what = format!("`{}`: {length} bytes are too long a name: the scraper appends 20", path(&at()));
             self.found.unwritable.push(what);
         }
-        self.found.unwritable.extend(access::replace_obstacle(above, folder, name, &at()));
+        let obstacle = access::replace_obstacle(above, folder, name);
+        self.found.unwritable.extend(obstacle.map(|why| format!("cannot replace `{}`: {why}", path(&at()))));
         if self.question.reads != Reads::Names {
             let problem = self.question.problem_of(file::open_in(folder, name), id, self.watch);
             *self.read.entry(id).or_default() |= problem.is_none();

@@ -3,9 +3,9 @@
 use crate::handoff::archive::Archive;
 use crate::handoff::archives::{Row, leftovers, linked, mapped, readable, seeded, shared, truncated, writable};
 use crate::handoff::check::{Check, Finding, Outcome, edit, fail, note, ok};
-use crate::handoff::compose;
 use crate::handoff::facts::Facts;
 use crate::handoff::plan::Asked;
+use crate::handoff::trial::Trial;
 use crate::handoff::watch::{ANSWER_TIMEOUT, silent};
 use crate::lock::path::sidecar_path;
 use crate::sys::access;
@@ -13,6 +13,7 @@ use crate::sys::deadline::within;
 use crate::text::{self, path, printable, quoted, shell_word};
 use anyhow::bail;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Instant;
 
 /// The scripts that the report names at its end.
 const SCRIPTS: [&str; 2] = ["scripts/run-documents-scrape.sh", "scripts/setup-cron.sh"];
@@ -162,7 +163,7 @@ impl Facts<'_> {
         let look = move || {
             let folders = lock.iter().filter_map(|lock| lock.parent()).chain(root.as_deref());
             let files = lock.iter().flat_map(|lock| {
-                [access::file_obstacle(lock), access::sidecar_obstacle(&sidecar_path(lock))].into_iter().flatten()
+                [access::file_obstacle(lock), access::regular_file_obstacle(&sidecar_path(lock))].into_iter().flatten()
             });
             folders.filter_map(access::nearest_obstacle).chain(files).collect::<Vec<String>>()
         };
@@ -177,7 +178,8 @@ impl Facts<'_> {
     }
 
     fn tools(&self) -> Vec<Finding> {
-        let why = compose::obstacle(&["jq", "--version"], self.env, &self.watch);
+        let jq = Trial::start(&["jq", "--version"], None, self.env);
+        let why = jq.obstacle(Instant::now() + ANSWER_TIMEOUT, &self.watch);
         why.map(|why| fail(why, "sudo apt-get install jq")).into_iter().collect()
     }
 

@@ -2,11 +2,9 @@
 
 use crate::env::Env;
 use crate::handoff::check::{Finding, fail, note, ok};
+use crate::handoff::trial::Trial;
 use crate::handoff::watch::{ANSWER_TIMEOUT, Watch};
-use crate::sys::child::{self, End, Running};
-use crate::sys::file::plain;
-use crate::text::{printable, quoted};
-use std::io;
+use crate::text::printable;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
 
@@ -23,17 +21,6 @@ const USUAL: [(&str, &str); 4] = [
 pub(crate) struct Compose {
     pub(crate) program: Option<String>,
     pub(crate) findings: Vec<Finding>,
-}
-
-/// A call that shows whether a program works, already started.
-struct Trial {
-    call: String,
-    running: io::Result<Running>,
-}
-
-/// Why a program does not work that is not one of compose's; None when it does.
-pub(crate) fn obstacle(call: &[&str], env: &Env, watch: &Watch) -> Option<String> {
-    Trial::start(call, None, env).obstacle(Instant::now() + ANSWER_TIMEOUT, watch)
 }
 
 impl Compose {
@@ -95,33 +82,4 @@ fn host_runners_choice(found: &str, env: &Env) -> Option<String> {
     let is_broken = found == "podman compose";
     let but = if is_broken { ", but does not work: export DCE_DOCKER_BIN=podman" } else { "" };
     (takes != found).then(|| format!("the scraper's host runner takes `{takes}`, which is on PATH too{but}"))
-}
-
-impl Trial {
-    /// Starts a call. `also_needs` must exist although the call may not run it.
-    fn start(call: &[&str], also_needs: Option<&str>, env: &Env) -> Trial {
-        let missing = call[..1].iter().copied().chain(also_needs).find(|name| env.program(name).is_none());
-        let running = match missing {
-            Some(missing) => Err(io::Error::other(format!("no program {}", quoted(missing)))),
-            None => {
-                let mut command = child::command(call[0]);
-                Running::start(command.args(&call[1..]).env_remove("DISCORD_TOKEN"))
-            }
-        };
-        Trial { call: printable(call.join(" ")), running }
-    }
-
-    /// Why it does not work; None when it does.
-    fn obstacle(self, until: Instant, watch: &Watch) -> Option<String> {
-        let call = self.call;
-        watch.progress.now(format!("waiting for `{call}`"));
-        match self.running.and_then(|running| running.finish(until, &watch.cancel)).map(|finished| finished.end) {
-            Ok(End::Exited(status)) if status.success() => None,
-            Ok(End::Exited(status)) => Some(format!("`{call}` failed with {}", child::status_text(status))),
-            Ok(End::TimedOut | End::Cancelled) => {
-                Some(format!("`{call}` did not answer within {} s", ANSWER_TIMEOUT.as_secs()))
-            }
-            Err(error) => Some(plain(&error)),
-        }
-    }
 }

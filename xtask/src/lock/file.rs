@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, CWD, Mode, NFS_SUPER_MAGIC, OFlags, fstatfs, openat};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// File systems whose locks are all in this kernel's table. Any other counts as remote, which costs a
 /// closer look but never a wrong answer.
@@ -18,9 +18,6 @@ const LOCAL_FILE_SYSTEMS: [&str; 22] = [
     "ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "f2fs", "zfs", "bcachefs", "vfat", "exfat", "ntfs3",
     "ramfs", "reiserfs", "jfs", "hfsplus", "nilfs2", "iso9660", "squashfs", "erofs", "ecryptfs",
 ];
-
-/// Maximum number of symbolic links followed.
-const MAX_LINKS: usize = 8;
 
 /// The lock file, found but not opened: `O_PATH` needs no permission to read it, has no effect on it and
 /// does not wait for the other end of a FIFO (open(2)).
@@ -44,16 +41,6 @@ pub(crate) enum Locks {
     Smb,
     /// Unknown: FUSE, 9p, Ceph and others.
     Elsewhere,
-}
-
-/// Where the links at the lock's path lead, whether or not there is anything.
-pub(crate) fn followed(lock: &Path) -> PathBuf {
-    let mut at = lock.to_path_buf();
-    for _ in 0..MAX_LINKS {
-        let Ok(target) = std::fs::read_link(&at) else { break };
-        at = at.parent().unwrap_or(Path::new("/")).join(target);
-    }
-    at
 }
 
 /// Finds the lock file; None when there is none.

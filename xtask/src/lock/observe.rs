@@ -7,7 +7,7 @@ use crate::lock::walk::{self, Walk};
 use crate::lock::wanted::Wanted;
 use crate::sys::access;
 use crate::sys::deadline::within;
-use crate::sys::file::plain;
+use crate::sys::file::{followed, plain};
 use crate::sys::mounts::Mount;
 use crate::sys::procfs::sees_every_process;
 use serde::{Serialize, Serializer};
@@ -134,7 +134,7 @@ fn look(lock: &Path) -> Observation {
         };
         let mut seen = look_at(lock, file.as_ref(), until);
         seen.has_file = file.is_some();
-        let at = file::followed(lock);
+        let at = followed(lock);
         let folder = at.parent().unwrap_or(&at);
         seen.has_folder = seen.has_file || folder.is_dir();
         seen.may_open = access::may_open(if seen.has_file { lock } else { folder });

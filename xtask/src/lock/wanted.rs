@@ -1,11 +1,11 @@
 //! What a walk looks for: descriptors of the lock file, and of what was the lock file before it was deleted,
 //! replaced or moved under its holder. The kernel says nothing about those at the path, and yet a scrape runs.
 
-use crate::lock::file::{self, LockFile};
+use crate::lock::file::LockFile;
 use crate::lock::path::sidecar_path;
 use crate::lock::sidecar::{Claim, Writer};
 use crate::lock::table::{Entry, LockKey, LockType, fdinfo_entries};
-use crate::sys::file::{StatId, stat_id};
+use crate::sys::file::{StatId, followed, stat_id};
 use crate::sys::mounts::{self, Mount};
 use crate::sys::procfs;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, openat, readlinkat, statx};
@@ -50,7 +50,7 @@ pub(crate) enum Found {
 
 impl<'a> Wanted<'a> {
     pub(crate) fn new(lock: &Path, file: Option<&LockFile>, claim: &'a Claim) -> Wanted<'a> {
-        let at = file::followed(lock);
+        let at = followed(lock);
         let folder = at.parent().unwrap_or(Path::new("/"));
         let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
         let folder_id = stat_id(CWD, &folder, AtFlags::empty()).ok();
@@ -319,7 +319,7 @@ mod tests {
         std::fs::write(&lock, "").unwrap();
         std::fs::write(&file, "").unwrap();
         let opened = openat(CWD, &file, OFlags::RDONLY, Mode::empty()).unwrap();
-        let current = file::find(&lock).unwrap();
+        let current = crate::lock::file::find(&lock).unwrap();
         let (none, some) = (Claim::None, claim("pid=99999999\n"));
         let at = openat(CWD, folder.path(), OFlags::PATH, Mode::empty()).unwrap();
         let own_fds = openat(CWD, "/proc/self/fd", OFlags::PATH, Mode::empty()).unwrap();

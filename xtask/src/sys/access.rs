@@ -1,6 +1,6 @@
-//! Whether the caller can write where a scrape writes. Checked with faccessat(2), never by writing.
+//! Whether the caller can write somewhere. Looked at, never tried by writing.
 
-use crate::sys::file::plain;
+use crate::sys::file::{followed, plain};
 use crate::sys::procfs;
 use crate::text::path;
 use rustix::fs::{Access, AtFlags, CWD, Mode, Statx, StatxAttributes, StatxFlags, accessat, statx};
@@ -26,6 +26,17 @@ pub(crate) fn folder_obstacle(folder: &Path) -> Option<String> {
     }
 }
 
+/// The same for a folder that may have to be created, with its parents.
+pub(crate) fn nearest_obstacle(folder: &Path) -> Option<String> {
+    folder_obstacle(nearest(folder))
+}
+
+/// The folder, or the nearest one above it that exists.
+pub(crate) fn nearest(folder: &Path) -> &Path {
+    let exists = |folder: &&Path| accessat(CWD, *folder, Access::EXISTS, AtFlags::EACCESS) != Err(Errno::NOENT);
+    folder.ancestors().find(exists).unwrap_or(folder)
+}
+
 /// Why a file cannot be written; None if it can, or if there is no such file.
 pub(crate) fn file_obstacle(file: &Path) -> Option<String> {
     match std::fs::metadata(file) {
@@ -36,22 +47,26 @@ pub(crate) fn file_obstacle(file: &Path) -> Option<String> {
     }
 }
 
-/// The same for a sidecar, which nobody but the scraper looks at: it would wait for the other end of a FIFO.
-pub(crate) fn sidecar_obstacle(sidecar: &Path) -> Option<String> {
-    let is_irregular = std::fs::metadata(sidecar).is_ok_and(|found| !found.is_file() && !found.is_dir());
-    let why = || format!("`{}` is not a regular file", path(sidecar));
-    is_irregular.then(why).or_else(|| file_obstacle(sidecar))
+/// The same where anything but a regular file is in the way: to open a FIFO would wait for its other end.
+pub(crate) fn regular_file_obstacle(file: &Path) -> Option<String> {
+    match std::fs::metadata(file) {
+        Ok(found) if !found.is_file() && !found.is_dir() => Some(format!("`{}` is not a regular file", path(file))),
+        _ => file_obstacle(file),
+    }
 }
 
-/// Whether a scrape can open the lock file, or create it in a folder.
+/// Whether a file can be opened for reading and writing, or one be created in a folder.
 pub(crate) fn may_open(at: &Path) -> bool {
-    let is_protected = || std::fs::metadata(at).is_ok_and(|found| found.is_file() && is_protected(at, &found));
+    let is_protected = || std::fs::metadata(at).is_ok_and(|found| is_protected(at, &found));
     accessat(CWD, at, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS).is_ok() && !is_protected()
 }
 
-/// Whether the kernel refuses to open a file with O_CREAT, as shells do to write it (`fs.protected_regular`,
+/// Whether the kernel refuses to open a regular file with O_CREAT, as shells do to write it (`fs.protected_regular`,
 /// proc_sys_fs(5)).
 fn is_protected(file: &Path, found: &Metadata) -> bool {
+    if !found.is_file() {
+        return false;
+    }
     let level = procfs::read("/proc/sys/fs/protected_regular").ok().and_then(|level| level.trim().parse().ok());
     let above = file.canonicalize().ok().and_then(|file| file.parent()?.metadata().ok());
     let (Some(level), Some(above)) = (level, above) else { return false };
@@ -65,19 +80,18 @@ fn protects(level: u32, folder_mode: u32, folders_owner: u32, owner: u32, caller
 }
 
 /// Why another file cannot take the place of one (rename(2)); None if it can. `above` is its folder.
-pub(crate) fn replace_obstacle(above: &Statx, folder: BorrowedFd, name: &CStr, file: &Path) -> Option<String> {
+pub(crate) fn replace_obstacle(above: &Statx, folder: BorrowedFd, name: &CStr) -> Option<&'static str> {
     let stat = statx(folder, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::UID).ok()?;
     let caller = geteuid();
     let is_sticky = above.stx_mode & Mode::SVTX.bits() as u16 != 0;
     let is_owners = [stat.stx_uid, above.stx_uid].contains(&caller.as_raw()) || caller.is_root();
-    let why = if is_sticky && !is_owners {
-        "it is another user's, in a folder with the sticky bit"
+    if is_sticky && !is_owners {
+        Some("it is another user's, in a folder with the sticky bit")
     } else if is_frozen(&stat) || is_frozen(above) {
-        "it or its folder is immutable or append-only (chattr)"
+        Some("it or its folder is immutable or append-only (chattr)")
     } else {
-        return None;
-    };
-    Some(format!("cannot replace `{}`: {why}", path(file)))
+        None
+    }
 }
 
 /// What [`replace_obstacle`] needs to know of a folder.
@@ -87,17 +101,6 @@ pub(crate) fn above(folder: BorrowedFd) -> io::Result<Statx> {
 
 fn is_frozen(stat: &Statx) -> bool {
     stat.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND)
-}
-
-/// The same for a folder that may have to be created, with its parents.
-pub(crate) fn nearest_obstacle(folder: &Path) -> Option<String> {
-    folder_obstacle(nearest(folder))
-}
-
-/// The folder, or the nearest one above it that exists.
-pub(crate) fn nearest(folder: &Path) -> &Path {
-    let exists = |folder: &&Path| accessat(CWD, *folder, Access::EXISTS, AtFlags::EACCESS) != Err(Errno::NOENT);
-    folder.ancestors().find(exists).unwrap_or(folder)
 }
 
 fn obstacle(at: &Path, access: Access) -> Option<String> {
@@ -115,8 +118,7 @@ fn leads_nowhere(link: &Path) -> String {
 
 /// Whether a file that does not exist would be created by opening it: a link must lead into a folder that exists.
 fn may_be_created(file: &Path) -> bool {
-    let above = file.parent().unwrap_or(file);
-    std::fs::read_link(file).is_ok_and(|to| above.join(to).parent().is_some_and(Path::is_dir)) || !file.is_symlink()
+    !file.is_symlink() || followed(file).parent().is_some_and(Path::is_dir)
 }
 
 #[cfg(test)]
@@ -156,7 +158,7 @@ mod tests {
         link("link to new", "new");
         assert_eq!(file_obstacle(&at("link to new")), None, "it would be created");
         assert!(folder_obstacle(&at("link to new")).unwrap().ends_with("is a symbolic link that leads nowhere"));
-        assert_eq!(sidecar_obstacle("/dev/null".as_ref()).as_deref(), Some("`/dev/null` is not a regular file"));
+        assert_eq!(regular_file_obstacle("/dev/null".as_ref()).as_deref(), Some("`/dev/null` is not a regular file"));
         assert_eq!((nearest(&at("none/x/y")), nearest(&at("file"))), (folder.path(), at("file").as_path()));
     }
 }

@@ -12,11 +12,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How long a lease or an NFS client's delegation may take to be given back (fcntl(2), "Leases").
 const LEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Maximum number of symbolic links followed.
+const MAX_LINKS: usize = 8;
 
 /// Why a file was not read.
 #[derive(Debug)]
@@ -197,6 +200,16 @@ pub(crate) fn stat_id(folder: impl AsFd, name: impl rustix::path::Arg, flags: At
     use rustix::fs::{StatxFlags, statx};
     let stat = statx(folder, name, flags | AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
     Ok((stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino))
+}
+
+/// Where the links at a path lead, whether or not there is anything.
+pub(crate) fn followed(path: &Path) -> PathBuf {
+    let mut at = path.to_path_buf();
+    for _ in 0..MAX_LINKS {
+        let Ok(target) = std::fs::read_link(&at) else { break };
+        at = at.parent().unwrap_or(Path::new("/")).join(target);
+    }
+    at
 }
 
 /// Removes a file, or does nothing if there is none.
